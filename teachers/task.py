@@ -1,0 +1,92 @@
+"""A task is data and judgement: where the samples come from, and how an answer is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from teachers.signature import Signature
+
+
+class Split(Enum):
+    """Train teaches, val chooses, test is read once, at the end, by the runner alone."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+Open = Literal[Split.TRAIN, Split.VAL]
+"""The splits a stage may be handed: a type checker refuses `Split.TEST` where this is asked for."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A few samples: `inputs` is what the network is called with, `target` the truth, where it may be seen."""
+
+    inputs: tuple[Tensor, ...]
+    target: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+    def unlabeled(self) -> Batch:
+        """The same samples without the truth."""
+        return replace(self, target=None)
+
+
+class Splits(ABC):
+    """A task's data, opened: in memory or at hand, split once and for all."""
+
+    @abstractmethod
+    def samples(self, split: Split) -> int:
+        """How many samples the split holds."""
+
+    @abstractmethod
+    def steps(self, split: Split) -> int:
+        """How many batches one pass over the split takes."""
+
+    @abstractmethod
+    def batches(
+        self, split: Split, device: torch.device, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """One pass over the split, on `device`.
+
+        With a generator (CPU) the samples come shuffled and, where the task augments and the split is TRAIN,
+        augmented; every random number of it comes from that generator. Without one they come in order, as
+        they are, the last batch possibly smaller.
+        """
+
+
+class Task(ABC):
+    """Data and judgement. Subclasses are specs (`teachers.spec`): cheap, comparable, without data inside."""
+
+    metric: str = "accuracy"
+
+    @abstractmethod
+    def signature(self) -> Signature:
+        """What a network for this task takes and gives."""
+
+    @abstractmethod
+    def open(self, folder: Path | None) -> Splits:
+        """Read the data, from `folder` where it is not embedded. Raises ValueError with what is missing."""
+
+    @abstractmethod
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Turn a network's outputs into answers."""
+
+    @abstractmethod
+    def score(self, predictions: Tensor, targets: Tensor) -> float:
+        """How good the answers are, in [0, 1], higher is better."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """The score of guessing: what a teacher must beat clearly before a run is spent on it."""
