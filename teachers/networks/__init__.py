@@ -1,6 +1,12 @@
 """Network families as specs: each has a `build()`, and none has weights."""
 
+from teachers.networks.densenet import DenseNet
+from teachers.networks.digits import DigitsCNN
+from teachers.networks.googlenet import GoogLeNet
+from teachers.networks.lenet import LeNet, LeNet5
 from teachers.networks.network import Network
+from teachers.networks.own import Own
 from teachers.networks.resnet import ResNet
+from teachers.networks.vgg import VGG
 
-__all__ = ["Network", "ResNet"]
+__all__ = ["VGG", "DenseNet", "DigitsCNN", "GoogLeNet", "LeNet", "LeNet5", "Network", "Own", "ResNet"]
