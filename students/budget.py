@@ -1,0 +1,98 @@
+"""Which units stay when the MACs must fit a budget, in widths that hardware likes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from students.surgery import Alive, Anatomy, Values
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """Units of one group that go together, so that what stays is a multiple of `round_to`; or a block, a branch."""
+
+    units: tuple[int, ...]
+    priority: float
+    owner: int
+    order: int
+
+
+def choose(anatomy: Anatomy, priority: Values, budget: int, round_to: int = 8) -> Alive:
+    """Keep the units of highest priority so that the cut network has at most `budget` MACs.
+
+    Units of a group go in bundles: what stays is a multiple of `round_to`, or the whole group, and never nothing.
+    A bundle's priority is the mean of its units'. Bundles leave from the lowest up until the budget is met; those
+    that still fit then come back, the best first. priority is (units,), higher is kept longer.
+
+    Raises ValueError where even the smallest network is above the budget, with that floor and what holds it up.
+    """
+    bundles = _bundles(anatomy, priority, round_to)
+    floor = anatomy.rescue(_without(anatomy, bundles), priority)
+    if (least := anatomy.cost(floor)) > budget:
+        raise ValueError(
+            f"a budget of {budget / 1e6:.3f} M MACs ({budget / anatomy.macs:.1%}) cannot be met: with widths in "
+            f"multiples of {round_to} the smallest network reachable has {least / 1e6:.3f} M "
+            f"({least / anatomy.macs:.1%}); most of it is {anatomy.blocking(floor)}. "
+            "Ask for more, lower round_to, or let blocks go too"
+        )
+    low, high = 0, len(bundles)  # the fewest bundles whose leaving meets the budget
+    while low < high:
+        middle = (low + high) // 2
+        if anatomy.cost(anatomy.rescue(_without(anatomy, bundles[:middle]), priority)) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    out = list(bundles[:low])
+    blocked: set[int] = set()
+    for bundle in sorted(out, key=lambda b: -b.priority):
+        if bundle.owner in blocked:  # a worse channel never comes back before a better one of its group
+            continue
+        fewer = [other for other in out if other is not bundle]
+        if anatomy.cost(anatomy.rescue(_without(anatomy, fewer), priority)) <= budget:
+            out = fewer
+        else:
+            blocked.add(bundle.owner)
+    return anatomy.rescue(_without(anatomy, out), priority)
+
+
+def floor(anatomy: Anatomy, round_to: int = 8) -> int:
+    """MACs of the smallest network that cutting can reach."""
+    flat = np.zeros(anatomy.size)
+    return anatomy.cost(anatomy.rescue(_without(anatomy, _bundles(anatomy, flat, round_to)), flat))
+
+
+def uniform(anatomy: Anatomy, scores: Values) -> Values:
+    """Priorities that shrink every group by the same share: each unit's rank within its group, in (0, 1]."""
+    ranks = np.ones(anatomy.size)
+    for number, group in enumerate(anatomy.groups):
+        span = anatomy.span(number)
+        ranks[span][np.argsort(scores[span], kind="stable")] = (np.arange(group.width) + 1) / group.width
+    wholes = scores[anatomy.first_whole :]
+    ranks[anatomy.first_whole :][np.argsort(wholes, kind="stable")] = (np.arange(len(wholes)) + 1) / max(len(wholes), 1)
+    return ranks
+
+
+def _without(anatomy: Anatomy, bundles: list[_Bundle]) -> Alive:
+    alive = anatomy.full()
+    for bundle in bundles:
+        alive[list(bundle.units)] = False
+    return alive
+
+
+def _bundles(anatomy: Anatomy, priority: Values, round_to: int) -> list[_Bundle]:
+    """All that may go, in the order in which it would."""
+    bundles: list[_Bundle] = []
+    if anatomy.channels:
+        for number, group in enumerate(anatomy.groups):
+            span = anatomy.span(number)
+            ranked = span.start + np.argsort(-priority[span], kind="stable")  # best first
+            stops = [stop for stop in range(round_to, group.width, round_to)] + [group.width]
+            for order, (start, stop) in enumerate(zip(stops[:-1], stops[1:], strict=True)):
+                units = tuple(int(u) for u in ranked[start:stop])
+                bundles.append(_Bundle(units, float(np.mean(priority[list(units)])), number, -order))
+    for place in range(len(anatomy.wholes)):
+        unit = anatomy.first_whole + place
+        bundles.append(_Bundle((unit,), float(priority[unit]), -1 - place, 0))
+    return sorted(bundles, key=lambda b: (b.priority, b.owner, b.order))

@@ -1,0 +1,332 @@
+"""Soft masks, and cutting away what they switched off: channels, residual blocks, branches.
+
+A mask value m >= 0 stands for one *unit*: a channel of a group, a block or a branch. Channel masks act where the
+channel is read (W[:, c] -> m_c W[:, c]), so m_c = 0 equals removal whatever norm, bias, pooling or activation lies
+between; block and branch masks act on the last weight and bias of their path. Nothing is added to the network:
+the masked weights are handed to it for one call (`torch.func.functional_call`), and folded in before the cut.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from reports.profile import macs as count_macs
+from students.blocks import Whole, find_wholes, take_out
+from students.groups import TOLERANCE, Group, Locked, cut, find_groups, scale_inputs
+
+Kind = Literal["channel", "block", "branch"]
+Alive = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer and its MACs for one input, as the network stands."""
+
+    name: str
+    macs: int
+    outs: int
+    ins: int
+
+
+class Anatomy:
+    """Everything that may be cut from one network, in one row of units, and what each arrangement costs.
+
+    groups  channel groups, each of `width` units, first in the row
+    wholes  blocks and branches, one unit each, after them
+    locked  what must stay, with reasons
+    macs    of one input, by torch's counter
+    """
+
+    def __init__(
+        self, network: nn.Module, inputs: tuple[Tensor, ...], kinds: Sequence[Kind] = ("channel",), only: str = ""
+    ) -> None:
+        """Study `network`, which is not touched, on example `inputs`.
+
+        Raises ValueError where nothing of these kinds can be cut, with all the reasons.
+        """
+        groups, locked = find_groups(network, inputs)
+        wholes, shut = find_wholes(network, kinds) if {"block", "branch"} & set(kinds) else ((), ())
+        self.macs = count_macs(network, inputs)
+        self.layers = _layers(network, inputs)
+        found = {group.name: group for group in groups}
+        kept, refused = self._admit(network, inputs, wholes, found)
+        self.wholes: tuple[Whole, ...] = kept
+        self.locked = (*(locked if "channel" in kinds else ()), *shut, *refused)
+        # A branch takes its group along; where channels are not asked for, that is the group's only use.
+        owned = {self._owner(whole, found) for whole in kept if whole.kind == "branch"}
+        self.groups: tuple[Group, ...] = tuple(g for g in groups if "channel" in kinds or g.name in owned)
+        self.channels = "channel" in kinds
+        self._index()
+        if not len(self.wholes) and not (self.groups and self.channels):
+            reasons = "; ".join(map(str, self.locked)) or "no convolution or linear layer feeds another"
+            raise ValueError(f"{type(network).__name__} has no {' or '.join(kinds)} that can be cut: {reasons}")
+
+    # -- the row of units ---------------------------------------------------------------------------------
+
+    def _index(self) -> None:
+        self.starts = np.cumsum([0, *(g.width for g in self.groups)])
+        self.first_whole = int(self.starts[-1])
+        self.size = self.first_whole + len(self.wholes)
+        names = {layer.name: row for row, layer in enumerate(self.layers)}
+        self._outs = np.zeros((len(self.layers), self.size), dtype=np.float32)
+        self._ins = np.zeros((len(self.layers), self.size), dtype=np.float32)
+        self._gates = np.zeros((len(self.layers), self.size), dtype=bool)
+        for group, start in zip(self.groups, self.starts, strict=False):
+            for member in group.members:
+                if member.module in names:
+                    table = self._ins if member.axis == "in" else self._outs
+                    counts = np.bincount(member.unit.numpy(), minlength=group.width)
+                    table[names[member.module], start : start + group.width] += counts
+        for place, whole in enumerate(self.wholes):
+            for module in whole.inside & names.keys():
+                self._gates[names[module], self.first_whole + place] = True
+        self._base = np.array([layer.macs for layer in self.layers], dtype=np.float64)
+        self._full_out = np.array([layer.outs for layer in self.layers], dtype=np.float64)
+        self._full_in = np.array([layer.ins for layer in self.layers], dtype=np.float64)
+        self._other = self.macs - int(self._base.sum())
+        owners = {g.name: i for i, g in enumerate(self.groups)}
+        by_name = {group.name: group for group in self.groups}
+        self._owned = {
+            place: owners[self._owner(whole, by_name)]
+            for place, whole in enumerate(self.wholes)
+            if whole.kind == "branch"
+        }
+
+    def span(self, group: int) -> slice:
+        """Where a group's units lie in the row."""
+        return slice(int(self.starts[group]), int(self.starts[group + 1]))
+
+    def names(self) -> list[str]:
+        """A name per unit: layer1.0.conv1[3], layer2.4 (block)."""
+        channels = [f"{g.name}[{u}]" for g in self.groups for u in range(g.width)]
+        return channels + [f"{whole.name} ({whole.kind})" for whole in self.wholes]
+
+    def full(self) -> Alive:
+        """Everything alive."""
+        return np.ones(self.size, dtype=bool)
+
+    def movable(self) -> Alive:
+        """Units that may be switched off one by one: all, or only blocks and branches."""
+        mine = self.full()
+        if not self.channels:
+            mine[: self.first_whole] = False
+        return mine
+
+    # -- cost ---------------------------------------------------------------------------------------------
+
+    def settle(self, alive: Alive) -> Alive:
+        """`alive` with the channels of dead branches dead, too."""
+        settled = alive.copy()
+        for place, group in self._owned.items():
+            if not alive[self.first_whole + place]:
+                settled[self.span(group)] = False
+        return settled
+
+    def cost(self, alive: Alive) -> int:
+        """MACs of one input once the dead units are cut: per layer, macs * outs left / outs * ins left / ins."""
+        dead = (~self.settle(alive)).astype(np.float32)
+        outs = (self._full_out - self._outs @ dead) / self._full_out
+        ins = (self._full_in - self._ins @ dead) / self._full_in
+        there = ~(self._gates & ~alive).any(axis=1)
+        return self._other + round(float((self._base * outs * ins * there).sum()))
+
+    def prices(self) -> Values:
+        """MACs that leave with each unit alone, by the uncut network: (units,)."""
+        per_out = (self._base / self._full_out) @ self._outs
+        per_in = (self._base / self._full_in) @ self._ins
+        price = per_out + per_in
+        price[self.first_whole :] = self._base @ self._gates[:, self.first_whole :]
+        for place, group in self._owned.items():
+            # What is read of a branch goes with it; what makes it is inside already.
+            price[self.first_whole + place] += per_in[self.span(group)].sum()
+        return np.maximum(price, 1.0).astype(np.float64)
+
+    def rescue(self, alive: Alive, scores: Values) -> Alive:
+        """`alive` with the best unit kept wherever a layer, or a concatenation, would be left with nothing."""
+        saved = alive.copy()
+        for number in range(len(self.groups)):
+            span = self.span(number)
+            if not saved[span].any():
+                saved[span.start + int(np.argmax(scores[span]))] = True
+        joins: dict[str, list[int]] = {}
+        for place, whole in enumerate(self.wholes):
+            if whole.kind == "branch":
+                joins.setdefault(whole.node, []).append(self.first_whole + place)
+        for units in joins.values():
+            if not saved[units].any():
+                saved[units[int(np.argmax(scores[units]))]] = True
+        return saved
+
+    def blocking(self, alive: Alive) -> str:
+        """The layer that costs most of what is left, in words: what keeps a budget from being met."""
+        dead = (~self.settle(alive)).astype(np.float32)
+        outs = (self._full_out - self._outs @ dead) / self._full_out
+        ins = (self._full_in - self._ins @ dead) / self._full_in
+        left = self._base * outs * ins * ~(self._gates & ~alive).any(axis=1)
+        worst = int(np.argmax(left))
+        name = self.layers[worst].name
+        why = next((f" ({lock})" for lock in self.locked if lock.name.split(".")[0] == name.split(".")[0]), "")
+        return f"'{name}' with {left[worst] / 1e6:.2f} M MACs{why}"
+
+    # -- the cut ------------------------------------------------------------------------------------------
+
+    def cut(self, network: nn.Module, alive: Alive) -> nn.Module:
+        """Remove the dead units of `network`, in place where channels go, as a new graph where blocks go."""
+        settled = self.settle(alive)
+        dead_wholes = [w for place, w in enumerate(self.wholes) if not alive[self.first_whole + place]]
+        gone = frozenset().union(*(w.inside for w in dead_wholes)) if dead_wholes else frozenset()
+        dead = {g.name: torch.from_numpy(~settled[self.span(i)]) for i, g in enumerate(self.groups)}
+        # A group whose layer goes as a whole with a dead block needs no cutting of its own.
+        cut(network, {name: d for name, d in dead.items() if d.any()}, self.groups, gone)
+        return take_out(network, dead_wholes) if dead_wholes else network
+
+    # -- admission ----------------------------------------------------------------------------------------
+
+    def _owner(self, whole: Whole, groups: dict[str, Group]) -> str:
+        """The group whose channels are exactly what a branch adds to its concatenation, or ''."""
+        for group in groups.values():
+            makers = {m.module for m in group.members if m.axis == "out"}
+            keepers = {m.module for m in group.members}
+            if whole.tail in keepers and makers <= whole.inside:
+                return group.name
+        return ""
+
+    def _admit(
+        self, network: nn.Module, inputs: tuple[Tensor, ...], wholes: Iterable[Whole], groups: dict[str, Group]
+    ) -> tuple[tuple[Whole, ...], tuple[Locked, ...]]:
+        """Prove every block and branch: the network without it equals the network in which it is multiplied by 0."""
+        kept: list[Whole] = []
+        refused: list[Locked] = []
+        was_training = network.training
+        network.eval()
+        try:
+            with torch.no_grad():
+                for whole in wholes:
+                    reason = _prove(network, whole, inputs, groups.get(self._owner(whole, groups)))
+                    if reason is None:
+                        kept.append(whole)
+                    else:
+                        refused.append(Locked(whole.name, reason))
+        finally:
+            network.train(was_training)
+        return tuple(kept), tuple(refused)
+
+
+def _prove(network: nn.Module, whole: Whole, inputs: tuple[Tensor, ...], group: Group | None) -> str | None:
+    if whole.kind == "branch" and group is None:
+        return "its channels are locked or shared, so nobody downstream can do without them"
+    tail = dict(network.named_parameters())
+    silent = {n: tail[n] * 0 for n in (f"{whole.tail}.weight", f"{whole.tail}.bias") if n in tail}
+    masked = functional_call(network, silent, inputs)
+    try:
+        trial = copy.deepcopy(network) if group is not None and whole.kind == "branch" else network
+        if group is not None and whole.kind == "branch":
+            cut(trial, {group.name: torch.ones(group.width, dtype=torch.bool)}, [group], whole.inside)
+        small = take_out(trial, [whole])(*inputs)
+    except (RuntimeError, ValueError) as problem:
+        return f"the network does not run without it ({str(problem).strip().splitlines()[0]})"
+    if small.shape != masked.shape:
+        return f"without it the output changes from {tuple(masked.shape)} to {tuple(small.shape)}"
+    gap = (small - masked).abs().max().item() / max(masked.abs().max().item(), 1e-12)
+    return None if gap <= TOLERANCE else f"taking it out differs from silencing it by {gap:.1e} of the output"
+
+
+def _layers(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:
+    """Every convolution and linear layer with its MACs for one input: weights times positions they are used at."""
+    positions: dict[str, float] = {}
+    handles = []
+
+    def watch(name: str) -> None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            where = args[0] if isinstance(module, _ConvTransposeNd) else output
+            channels = where.shape[1] if isinstance(module, _ConvNd) else where.shape[-1]
+            positions[name] = positions.get(name, 0.0) + where.numel() / channels / len(inputs[0])
+
+        handles.append(dict(network.named_modules())[name].register_forward_hook(hook))
+
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, _ConvNd | nn.Linear)}
+    was_training = network.training
+    try:
+        for name in layers:
+            watch(name)
+        with torch.no_grad():
+            network.eval()(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        network.train(was_training)
+    return tuple(
+        Layer(
+            name,
+            round(positions[name] * m.weight.numel()),
+            m.out_channels if isinstance(m, _ConvNd) else m.out_features,
+            m.in_channels if isinstance(m, _ConvNd) else m.in_features,
+        )
+        for name, m in layers.items()
+        if name in positions
+    )
+
+
+class SoftMasks:
+    """Mask values on a network's units, as tensors: masked weights for one call, and folding for good.
+
+    values  (units,) >= 0, a leaf tensor; 1 everywhere means the network as it was
+    """
+
+    def __init__(self, anatomy: Anatomy, network: nn.Module) -> None:
+        self.network = network
+        device = next(network.parameters()).device
+        self.values = torch.ones(anatomy.size, device=device, requires_grad=True)
+        modules = dict(network.named_modules())
+        # Row 0 of the extended mask vector is the constant 1, for channels that no group holds.
+        self._reads: dict[str, Tensor] = {}
+        for number, group in enumerate(anatomy.groups):
+            start = anatomy.span(number).start
+            for member in group.readers():
+                module = modules[member.module]
+                ins = module.in_channels if isinstance(module, _ConvNd) else module.in_features
+                rows = self._reads.setdefault(member.module, torch.zeros(int(ins), dtype=torch.long))  # type: ignore[arg-type]
+                rows[member.index] = member.unit + start + 1
+        self._reads = {name: rows.to(device) for name, rows in self._reads.items()}
+        self._tails = [(w.tail, anatomy.first_whole + i + 1) for i, w in enumerate(anatomy.wholes)]
+        self._modules = {name: modules[name] for name in {*self._reads, *(tail for tail, _ in self._tails)}}
+
+    def weights(self, values: Tensor | None = None) -> dict[str, Tensor]:
+        """The parameters that differ from the network's own, by name: differentiable in weights and values."""
+        values = self.values if values is None else values
+        extended = torch.cat([values.new_ones(1), values])
+        changed: dict[str, Tensor] = {}
+        for name, rows in self._reads.items():
+            module = self._modules[name]
+            changed[f"{name}.weight"] = scale_inputs(module, module.weight, extended[rows])  # type: ignore[arg-type]
+        for name, row in self._tails:
+            module = self._modules[name]
+            for part in ("weight", "bias"):
+                parameter = getattr(module, part)
+                if parameter is not None:
+                    changed[f"{name}.{part}"] = changed.get(f"{name}.{part}", parameter) * extended[row]
+        return changed
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The masked network's outputs."""
+        output: Tensor = functional_call(self.network, self.weights(), inputs)
+        return output
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiply the values into the network's own weights; the masks are all 1 afterwards."""
+        parameters = dict(self.network.named_parameters())
+        for name, weight in self.weights().items():
+            parameters[name].copy_(weight)
+        self.values.fill_(1.0)
