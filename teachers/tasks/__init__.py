@@ -2,5 +2,7 @@
 
 from teachers.tasks.folder import ImageFolder
 from teachers.tasks.images import Digits, Images
+from teachers.tasks.published import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from teachers.tasks.toy import Toy
 
-__all__ = ["Digits", "ImageFolder", "Images"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "Images", "Toy"]

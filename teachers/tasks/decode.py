@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -43,7 +44,7 @@ def decoded(files: Sequence[File], size: tuple[int, int], channels: int, root: P
     """All `files`, which lie under `root`, as uint8 of shape (n, height, width, channels).
 
     What was decoded is kept as `<root>/.decoct-cache/<name>-...safetensors`, where that can be written; any
-    change of a file's name, size or time makes it anew. Raises ValueError naming the files that cannot be read.
+    change of a file's name, size or time makes it anew. Raises ValueError naming files that cannot be read.
     """
     shape = (len(files), *size, channels)
     prefix = f"{name}-{size[0]}x{size[1]}x{channels}-"
@@ -62,7 +63,8 @@ def decode(paths: Sequence[str], shape: tuple[int, int, int, int]) -> Tensor:
     naming the files that cannot be read, or where all of it would not fit into memory.
     """
     _, height, width, channels = shape
-    needed, memory = torch.Size(shape).numel(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = math.prod(shape)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else needed
     if needed > memory:
         raise ValueError(
             f"{len(paths):,} images of {height}x{width}x{channels} take {needed / 2**30:.0f} GiB, "

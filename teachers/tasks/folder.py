@@ -20,8 +20,8 @@ class ImageFolder(Images):
     """Images of your own: `<data folder>/<path>/{train,test}/<class>/*.jpg` (or png, bmp, webp).
 
     Images of another size are cut in the middle to the shape of `size` and scaled (bilinear, antialiased).
-    Without a test folder a share of every class is held out of train for it. Decoded images are kept in memory,
-    and beside the data in `.decoct-cache`, where that can be written, so that the next opening takes no time.
+    Without a test folder a share of every class is held out of train for it. Decoded images are kept in
+    memory, and beside the data in `.decoct-cache`, where that can be written: the next opening takes no time.
     """
 
     path: str
@@ -100,7 +100,7 @@ class ImageFolder(Images):
         few = [f"{name} ({len(of)})" for name, of in zip(self.classes, files, strict=True) if len(of) < least]
         if few:
             raise ValueError(
-                f"each class in {folder} needs at least {least} images ({', '.join(SUFFIXES)}), so that every "
-                f"split has one; too few: {some(few)}"
+                f"each class in {folder} needs at least {least} images ({', '.join(SUFFIXES)}), so that "
+                f"every split has one; too few: {some(few)}"
             )
         return files

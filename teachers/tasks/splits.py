@@ -27,7 +27,7 @@ def stratified(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]
     """
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
+    for label in sorted(set(labels.tolist())):
         rows = (labels == label).nonzero().flatten()
         if len(rows) < 2:
             raise ValueError(

@@ -1,0 +1,157 @@
+"""Making a teacher where none can be had: plain supervised training, and the schedule that others use too."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from teachers.spec import Field, spec
+from teachers.task import Split, Splits
+
+Epochs = Callable[..., Iterator[int]]
+"""`epochs(total, **keep)` counts epochs and keeps what has a state_dict: `Session.epochs` has this shape."""
+Log = Callable[[Mapping[str, float], int], None]
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+_LOOK = 16  # steps between two looks at the loss: each look makes an accelerator wait
+
+
+def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRScheduler:
+    """Raise the learning rate in a line over the warm-up, then lower it along half a cosine.
+
+    Step t of T, with W of warm-up, takes  lr * (t + 1) / W  for t < W,  and then
+    lr * (1 + cos(pi * (t - W) / (T - W))) / 2,  which would reach 0 at step T. Step it after every batch.
+    Raises ValueError where the warm-up leaves no step. Source: Loshchilov and Hutter 2017, one period.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"a warm-up of {warmup_steps} steps does not fit into {total_steps} steps: warm up for less"
+        )
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / (total_steps - warmup_steps)
+        return (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+    return LambdaLR(optimizer, share)
+
+
+@torch.no_grad()
+def accuracy(
+    module: nn.Module, splits: Splits, split: Split, device: torch.device, autocast: Autocast
+) -> float:
+    """The share of right answers over a split; `module` is put into eval mode. It touches no random state."""
+    module.eval()
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for batch in splits.batches(split, device):
+        assert batch.target is not None
+        with autocast():
+            outputs = module(*batch.inputs)
+        right += (outputs.argmax(dim=1) == batch.target).sum()
+    return int(right) / splits.samples(split)
+
+
+@spec
+class Train:
+    """Cross-entropy by SGD with momentum, warm-up and cosine, for a fixed number of epochs.
+
+    Val is scored after every epoch and only reported: the last epoch is what is handed back.
+    """
+
+    epochs: Annotated[int, Field(ge=1)]
+    """passes over train"""
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """the highest learning rate, after the warm-up"""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """of SGD"""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2, on all parameters"""
+    warmup: Annotated[float, Field(ge=0)] = 0.0
+    """epochs over which the learning rate rises; may be a fraction, and less than `epochs`"""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """the share of the target that is spread over all classes"""
+    nesterov: bool = True
+    """look ahead along the momentum"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """of shuffling and augmentation"""
+
+    def __post_init__(self) -> None:
+        if self.warmup >= self.epochs:
+            raise ValueError(f"Train warms up for {self.warmup:g} epochs of {self.epochs}: warm up for less")
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "Train with nesterov looks ahead along the momentum, which is 0: set nesterov to false"
+            )
+
+    def __call__(
+        self,
+        module: nn.Module,
+        splits: Splits,
+        *,
+        device: torch.device,
+        autocast: Autocast,
+        epochs: Epochs,
+        log: Log,
+    ) -> nn.Module:
+        """Train `module` in place, on `device`, and hand it back in eval mode.
+
+        `epochs` keeps student, optimizer and schedule. Each epoch shuffles and augments from a generator seeded
+        by (seed, epoch), so that a resumed training goes on as an unbroken one would have. `log` is told `loss`
+        (mean over train), `accuracy` (on val) and `lr` (the epoch's first). Raises ArithmeticError, before the
+        epoch is kept, where the loss is no longer finite.
+        """
+        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(
+            module.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )
+        steps = splits.steps(Split.TRAIN)
+        schedule = cosine(
+            optimizer, self.epochs * steps, min(round(self.warmup * steps), self.epochs * steps - 1)
+        )
+        generator = torch.Generator()
+        for epoch in epochs(self.epochs, student=module, optimizer=optimizer, schedule=schedule):
+            generator.manual_seed(self.seed * 1_000_003 + epoch)
+            lr = float(optimizer.param_groups[0]["lr"])
+            module.train()
+            total = torch.zeros((), device=device)
+            taken = 0
+            for batch in splits.batches(Split.TRAIN, device, generator):
+                assert batch.target is not None
+                with autocast():
+                    outputs = module(*batch.inputs)
+                loss = self._loss(outputs, batch.target)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                total += loss.detach()
+                taken += 1
+                if taken % _LOOK == 0:
+                    _finite(total, epoch, lr)
+            _finite(total, epoch, lr)
+            right = accuracy(module, splits, Split.VAL, device, autocast)
+            log({"loss": float(total) / taken, "accuracy": right, "lr": lr}, epoch)
+        return module.eval()
+
+    def _loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.float(), target, label_smoothing=self.label_smoothing)
+
+
+def _finite(total: Tensor, epoch: int, lr: float) -> None:
+    # A sum that has met one NaN or infinity never becomes finite again: one look covers all steps so far.
+    if not math.isfinite(float(total)):
+        raise ArithmeticError(
+            f"the training loss is {float(total)} in epoch {epoch + 1}, which began at a learning rate of "
+            f"{lr:g}: what the last finished epoch kept is still good; lower lr, or warm up for longer"
+        )
