@@ -8,5 +8,6 @@ from difflib import get_close_matches
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """What to put behind a message about an unknown `name`: "; did you mean 'x' or 'y'?", or nothing."""
-    near = get_close_matches(name, list(names), n=3, cutoff=0.6)
+    folded = {other.lower(): other for other in names}  # `kse` is near KSE
+    near = [folded[match] for match in get_close_matches(name.lower(), folded, n=3, cutoff=0.6)]
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
