@@ -14,6 +14,7 @@ from teachers.task import Splits, Task
 from teachers.tasks.splits import MemorySplits, Samples, stratified
 
 Positive = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=0)]
 
 
 @spec
@@ -29,7 +30,7 @@ class Images(Task):
     """per channel, of images in [0, 1]"""
     std: tuple[Positive, ...]
     """per channel, of images in [0, 1]"""
-    crop: Annotated[int, Field(ge=0)] = 0
+    crop: Pixels = 0
     """train images are shifted by up to this many pixels each way, black coming in from outside"""
     flip: bool = False
     """train images are mirrored left to right, half of the time"""

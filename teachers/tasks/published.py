@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from teachers.spec import spec
-from teachers.tasks.images import Images, Positive
+from teachers.tasks.images import Images, Pixels, Positive
 from teachers.tasks.splits import Samples
 
 
@@ -132,7 +132,7 @@ class CIFAR10(_Published):
     """per channel, of images in [0, 1]"""
     std: tuple[Positive, ...] = (0.2470, 0.2435, 0.2616)
     """per channel, of images in [0, 1]"""
-    crop: int = 4
+    crop: Pixels = 4
     """train images are shifted by up to this many pixels each way, black coming in from outside"""
     flip: bool = True
     """train images are mirrored left to right, half of the time"""
