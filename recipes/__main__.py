@@ -1,0 +1,306 @@
+"""The command: decoct plan | run | rehearse | resume | describe | schema.
+
+Exit codes: 0 done; 1 a failure of ours, with its traceback; 2 wrong input, with one message; 130 stopped by
+Ctrl-C or SIGTERM, with a line that says how to go on.
+"""
+
+# PyTorch takes seconds to import: what needs it is imported where it is used, so that `--help` is quick.
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recipes.recipe import Recipe, Workshop
+
+HERE = Path(__file__).resolve().parent
+BOOK = HERE / "book"
+OK, OURS, WRONG, STOPPED, PIPE = 0, 1, 2, 130, 141
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command with `argv` (else the process's own) and return its exit code."""
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as end:  # argparse has said what there is to say
+        return end.code if isinstance(end.code, int) else WRONG
+    try:
+        with _terminated_as_interrupted():
+            work = options.work
+            work(options)
+        return OK
+    except KeyboardInterrupt as stop:
+        print(f"\nstopped{f' ({stop})' if str(stop) else ''}; {_how_to_go_on(options)}", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        # Whoever read us has gone, as `head` does; Python must not complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+    except Exception as problem:
+        if not _is_wrong_input(problem):
+            traceback.print_exc()
+            return OURS
+        print(f"decoct: {problem}", file=sys.stderr)
+        return WRONG
+
+
+# -- the commands -----------------------------------------------------------------------------------------
+
+
+def _plan(options: argparse.Namespace) -> None:
+    recipe, workshop = _recipe(options), _workshop(options)
+    from recipes.run import plan
+
+    print(plan(recipe, workshop))
+
+
+def _run(options: argparse.Namespace) -> None:
+    _go(_recipe(options), _workshop(options))
+
+
+def _rehearse(options: argparse.Namespace) -> None:
+    _go(_recipe(options), _workshop(options), rehearse=True)
+
+
+def _resume(options: argparse.Namespace) -> None:
+    folder = options.folder or _latest(options.runs or Path("runs"))
+    if folder is None:
+        raise ValueError(
+            f"there is no unfinished run in {options.runs or 'runs'}: name the run's folder, or --runs"
+        )
+    from recipes.page import read
+
+    if not (folder / "page.yaml").is_file():
+        raise ValueError(f"{folder} is no run folder: it has no page.yaml")
+    options.runs = folder.resolve().parent.parent
+    _go(read(folder / "page.yaml", _trust(options)), _workshop(options))
+
+
+def _describe(options: argparse.Namespace) -> None:
+    from recipes.schema import describe
+
+    print(describe(options.name, _trust(options)), end="")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    import json
+
+    from recipes.schema import schema
+
+    print(json.dumps(schema(_trust(options)), indent=2))
+
+
+def _go(recipe: "Recipe", workshop: "Workshop", *, rehearse: bool = False) -> None:
+    from recipes.run import run
+    from recipes.terminal import Display
+
+    with Display() as display:
+        run(recipe, workshop, display=display, rehearse=rehearse)
+
+
+# -- what they are given ----------------------------------------------------------------------------------
+
+
+def _recipe(options: argparse.Namespace) -> "Recipe":
+    """The recipe of the page asked for, with weights that lie beside the page found from here."""
+    from dataclasses import replace
+
+    from recipes.page import read
+
+    page = find_page(options.page)
+    recipe = read(page, _trust(options))
+    teachers = tuple(
+        replace(teacher, weights=str(beside.resolve()))
+        if teacher.weights is not None and (beside := page.parent / teacher.weights).is_file()
+        else teacher
+        for teacher in recipe.teachers
+    )
+    seed = recipe.seed if options.seed is None else options.seed
+    return replace(recipe, teachers=teachers, seed=seed)
+
+
+def find_page(name: str) -> Path:
+    """The file of a page: a path, or a page of our book by name, `digits`.
+
+    Raises ValueError where there is none, with the nearest names of the book.
+    """
+    written = {
+        page.relative_to(BOOK).with_suffix("").as_posix(): page for page in sorted(BOOK.rglob("*.yaml"))
+    }
+    path = Path(name)
+    if path.is_file():
+        return path
+    if name in written:
+        return written[name]
+    from teachers.nearest import did_you_mean
+
+    hint = did_you_mean(name, written) or f"; the book has {', '.join(written) or 'no pages'}"
+    raise ValueError(f"there is no page {name!r}, neither as a file nor in the book{hint}")
+
+
+def _workshop(options: argparse.Namespace) -> "Workshop":
+    from recipes.recipe import Workshop
+
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    if options.data is not None and not options.data.is_dir():
+        raise ValueError(f"--data {options.data}: there is no such folder")
+    return Workshop(
+        runs=options.runs or Path("runs"),
+        data=options.data,
+        device=options.device or "auto",
+        tracking=options.tracking,
+        reuse=options.reuse,
+    )
+
+
+def _trust(options: argparse.Namespace) -> tuple[str, ...]:
+    # An installed command does not look for modules where it is called; whoever trusts one there wants it.
+    if options.trust and (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    return tuple(options.trust)
+
+
+def _latest(runs: Path) -> Path | None:
+    """The run worked at last, of those that did not end."""
+    pages = [page for page in runs.glob("*/*/page.yaml") if not (page.parent / "result.json").exists()]
+    return max(pages, key=lambda page: page.stat().st_mtime).parent if pages else None
+
+
+# -- how they end -----------------------------------------------------------------------------------------
+
+
+def _is_wrong_input(problem: Exception) -> bool:
+    """Whether a person can put it right: files, and what our own code refuses. The rest is our fault."""
+    if isinstance(problem, OSError):
+        return True
+    session = sys.modules.get("compress.session")
+    if session is not None and isinstance(problem, session.Diverged):
+        return True
+    # A ValueError that rises out of somebody else's code was never meant for the eyes of a user.
+    last = [frame.filename for frame in traceback.extract_tb(problem.__traceback__)][-1:]
+    from recipes.names import HOUSE
+
+    ours = [HERE.parent / package for package in HOUSE]
+    return isinstance(problem, ValueError) and any(
+        Path(file).resolve().is_relative_to(folder) for file in last for folder in ours
+    )
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    if options.command not in ("run", "resume"):
+        return "nothing was left unfinished"
+    folder = getattr(options, "folder", None) or _latest(options.runs or Path("runs"))
+    return (
+        f"go on with: decoct resume {folder}" if folder else "nothing was begun: the same command starts anew"
+    )
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM stop us as Ctrl-C does, and put the old handler back."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(signum).name)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever started it handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- the words it understands -----------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="decoct",
+        description="Turn trained networks into smaller, faster ones that know the same things.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    trust, machine, page = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    trust.add_argument(
+        "--trust",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="let the page name specs and factories of this package, too; may be given several times",
+    )
+    machine.add_argument("--data", metavar="FOLDER", type=Path, help="where data sets and weights lie")
+    machine.add_argument("--runs", metavar="FOLDER", type=Path, help="where run folders go (runs)")
+    machine.add_argument(
+        "--device", help="cpu, cuda, cuda:1, mps; auto takes an accelerator if there is one (auto)"
+    )
+    machine.add_argument(
+        "--tracking",
+        metavar="URI",
+        help="an MLflow store; off tracks nothing (a sqlite file in the runs' folder)",
+    )
+    machine.add_argument("--reuse", action="store_true", help="take up stages finished by other code, too")
+    machine.add_argument(
+        "--threads", metavar="N", type=_positive, help="CPU threads for PyTorch (its own choice)"
+    )
+    page.add_argument("page", help="a recipe's page: a file, or a name in the book, such as digits")
+    page.add_argument("--seed", metavar="N", type=_natural, help="in place of the page's seed")
+
+    def add(
+        name: str, work: object, about: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", parents=parents
+        )
+        made.set_defaults(work=work)
+        return made
+
+    add("plan", _plan, "say what a recipe will touch, read and cost, without training", page, machine, trust)
+    add("run", _run, "do a recipe; what is already done is taken up", page, machine, trust)
+    add(
+        "rehearse",
+        _rehearse,
+        "do a recipe with two batches and one epoch, to find mistakes",
+        page,
+        machine,
+        trust,
+    )
+    resume = add("resume", _resume, "go on with a run that was stopped", machine, trust)
+    resume.add_argument(
+        "folder", metavar="RUN_FOLDER", nargs="?", type=Path, help="(the latest unfinished one)"
+    )
+    describe = add("describe", _describe, "explain what a page may name; without NAME, list it", trust)
+    describe.add_argument("name", metavar="NAME", nargs="?", help="such as compress.GAL")
+    add("schema", _schema, "print the JSON schema of pages, for editors", trust)
+    return parser
+
+
+def _natural(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least {least}, not {text!r}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
