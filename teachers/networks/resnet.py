@@ -83,7 +83,8 @@ class ResNet(Network):
 
     Modules: `conv1 bn1 layer{1,2,3}.N.{conv1,bn1,conv2,bn2} linear`, with option B also `shortcut.{0,1}`:
     the names most published CIFAR checkpoints use. Depth 20: 0.27 M parameters, 40.6 M MACs at 32x32
-    (option B: 40.8 M); depth 56: 0.85 M, 125.5 M; depth 110: 1.73 M, 252.9 M. Source: He et al., "Deep Residual Learning for Image Recognition", 2015.
+    (option B: 40.8 M); depth 56: 0.85 M, 125.5 M; depth 110: 1.73 M, 252.9 M.
+    Source: He et al., "Deep Residual Learning for Image Recognition", 2015.
     """
 
     depth: Literal[20, 32, 44, 56, 110] = 20

@@ -15,7 +15,7 @@ HIDDEN = 512
 
 
 class VGGNetwork(nn.Module):
-    """13 convolutions with batch norm, four times halved by max pooling; mean over pixels, two linear layers."""
+    """13 convolutions with batch norm, four times halved by max pooling; two linear layers."""
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
