@@ -26,8 +26,8 @@ def count(total: int, **keep: Any) -> Iterator[int]:
 def small(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.1),
-        nn.Linear(128, 3),
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(), nn.Dropout(0.1), nn.Linear(128, 3),
     )  # fmt: skip
 
 
