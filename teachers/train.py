@@ -104,8 +104,8 @@ class Train:
 
         `epochs` keeps student, optimizer and schedule. Each epoch shuffles and augments from a generator
         seeded by (seed, epoch), so that a resumed training goes on as an unbroken one would have. `log` is
-        told `loss` (mean over train), `accuracy` (on val) and `lr` (the epoch's first). Raises ArithmeticError,
-        before the epoch is kept, where the loss is no longer finite.
+        told `loss` (mean over train), `accuracy` (on val) and `lr` (the epoch's first). Raises
+        ArithmeticError, before the epoch is kept, where the loss is no longer finite.
         """
         module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.SGD(
