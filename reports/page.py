@@ -1,0 +1,159 @@
+"""report.html: a run on one page that needs nothing but a browser.
+
+No script, no font, no picture from elsewhere: the page forbids itself to load anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+from reports import plots
+from reports.files import write_text
+from reports.plots import Plain, Points
+
+
+def write(
+    folder: Path,
+    *,
+    title: str,
+    records: Sequence[Plain],
+    curves: Mapping[str, Mapping[str, Points]] | None = None,
+    widths: Mapping[str, tuple[int, int]] | None = None,
+    notes: Sequence[str] = (),
+    environment: Mapping[str, object] | None = None,
+    page: str | None = None,
+) -> Path:
+    """Write `report.html` into the folder, atomically; its path.
+
+    records      as `Record.to_dict` gives them, the teacher's first, the finished student's last
+    curves       stage -> metric -> (step, value) pairs
+    widths       layer -> (channels before, channels after), 0 for a layer that is gone
+    notes        lines for the reader: groups that were locked, say
+    environment  what made it: versions, commit, seed, device
+    page         the recipe's text
+    Raises ValueError where there is no record.
+    """
+    if not records:
+        raise ValueError("a report needs at least one record, the teacher's")
+    sections = [
+        _section("Stage by stage", _table(records) + plots.tradeoff(records)),
+        _section("Channels, before and after", plots.bars(widths)) if widths else "",
+        _curves(curves or {}),
+        _section("Notes", _list(notes)) if notes else "",
+        _section("Made with", _pairs(environment)) if environment else "",
+        _section("The recipe", f"<pre>{escape(page)}</pre>") if page else "",
+    ]
+    frame = Template(Path(__file__).with_name("frame.html").read_text(encoding="utf-8"))
+    text = frame.substitute(
+        title=escape(title),
+        verdict=_verdict(records[0], records[-1]),
+        tiles=_tiles(records[0], records[-1]),
+        sections="".join(sections),
+    )
+    path = folder / "report.html"
+    write_text(path, text)
+    return path
+
+
+def _shared(first: Plain, last: Plain) -> str:
+    """The split both were scored on: test where it was read for both, else val."""
+    return "test" if first["test"] and last["test"] else "val"
+
+
+def _verdict(first: Plain, last: Plain) -> str:
+    if last is first:
+        return "The teacher alone: nothing was compressed yet."
+    before, after = first["profile"]["macs"], last["profile"]["macs"]
+    cost = f"{100 * after / before:.1f} % of the MACs" if before else "MACs unknown"
+    split = _shared(first, last)
+    if not (first[split] and last[split]):
+        return f"{cost}."
+    points = 100 * (last[split]["value"] - first[split]["value"])
+    metric = escape(last["metric"])
+    return f"{cost} at {points:+.2f} points of {metric} ({split}).".replace("-", "−")
+
+
+def _tiles(first: Plain, last: Plain) -> str:
+    split = _shared(first, last)
+    old, new = first["profile"], last["profile"]
+    tiles = []
+    if last[split]:
+        low, high = 100 * last[split]["low"], 100 * last[split]["high"]
+        tiles.append(
+            (
+                f"{escape(last['metric'])}, {split}",
+                plots.percent(last[split]),
+                f"teacher {plots.percent(first[split])}; 95 % interval {low:.1f} to {high:.1f} %",
+            )
+        )
+    for label, name, form in (
+        ("MACs of one input", "macs", plots.short),
+        ("parameters", "params", plots.short),
+        ("file", "bytes", plots.size),
+    ):
+        if new[name] and old[name]:
+            tiles.append(
+                (label, _times(old[name], new[name], "smaller"), f"{form(old[name])} → {form(new[name])}")
+            )
+    for batch in (1, 32):
+        name = f"latency_ms_p50_b{batch}"
+        if new[name] and old[name]:
+            was, now = plots.milliseconds(old[name]), plots.milliseconds(new[name])
+            tiles.append(
+                (f"latency, batch {batch}", _times(old[name], new[name], "faster"), f"{was} → {now} ms")
+            )
+    return "".join(
+        f'<div class="tile"><p>{label}</p><strong>{value}</strong><p class="dim">{more}</p></div>'
+        for label, value, more in tiles
+    )
+
+
+def _times(old: float, new: float, word: str) -> str:
+    return f"{old / new:.2f}× <small>{word}</small>"
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def _table(records: Sequence[Plain]) -> str:
+    head = "".join(f"<th>{column}</th>" for column in plots.COLUMNS)
+    body = ""
+    for record in records:
+        cells = zip(plots.COLUMNS, plots.row(record, records[0]), strict=True)
+        body += (
+            "<tr>" + "".join(f'<td data-label="{name}">{escape(cell)}</td>' for name, cell in cells) + "</tr>"
+        )
+    uncounted = sorted({name for record in records for name in record["profile"]["uncounted"]})
+    small = (
+        "MACs: multiply-accumulates of one input as executed (FLOPs are twice that). ms: median of a call."
+    )
+    if threads := records[-1]["profile"]["threads"]:
+        small += f" {threads} thread{'s' if threads > 1 else ''}."
+    if uncounted:
+        small += f" Not counted: {', '.join(uncounted)}."
+    made = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'{made}<p class="dim">{escape(small)}</p>'
+
+
+def _curves(curves: Mapping[str, Mapping[str, Points]]) -> str:
+    body = ""
+    for stage, metrics in curves.items():
+        panels = "".join(plots.curve(name, points) for name, points in metrics.items() if points)
+        if panels:
+            body += f'<h3>{escape(stage)}</h3><div class="panels">{panels}</div>'
+    return _section("Training", body) if body else ""
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _pairs(data: Mapping[str, object]) -> str:
+    items = (
+        f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in data.items()
+    )
+    return f"<dl>{''.join(items)}</dl>"
