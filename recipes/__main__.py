@@ -7,8 +7,10 @@ Ctrl-C or SIGTERM, with a line that says how to go on.
 # PyTorch takes seconds to import: what needs it is imported where it is used, so that `--help` is quick.
 import argparse
 import os
+import shlex
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +31,16 @@ def main(argv: list[str] | None = None) -> int:
         options = _parser().parse_args(argv)
     except SystemExit as end:  # argparse has said what there is to say
         return end.code if isinstance(end.code, int) else WRONG
+    began = time.time()
     try:
         with _terminated_as_interrupted():
             work = options.work
             work(options)
         return OK
     except KeyboardInterrupt as stop:
-        print(f"\nstopped{f' ({stop})' if str(stop) else ''}; {_how_to_go_on(options)}", file=sys.stderr)
+        print(
+            f"\nstopped{f' ({stop})' if str(stop) else ''}; {_how_to_go_on(options, began)}", file=sys.stderr
+        )
         return STOPPED
     except BrokenPipeError:
         # Whoever read us has gone, as `head` does; Python must not complain again when it flushes at exit.
@@ -77,7 +82,7 @@ def _resume(options: argparse.Namespace) -> None:
 
     if not (folder / "page.yaml").is_file():
         raise ValueError(f"{folder} is no run folder: it has no page.yaml")
-    options.runs = folder.resolve().parent.parent
+    _as_before(options, folder)
     _go(read(folder / "page.yaml", _trust(options)), _workshop(options))
 
 
@@ -161,6 +166,26 @@ def _workshop(options: argparse.Namespace) -> "Workshop":
     )
 
 
+def _as_before(options: argparse.Namespace, folder: Path) -> None:
+    """Fill in what the run was started with, where nothing else was asked for this time."""
+    import json
+
+    options.runs = folder.resolve().parent.parent
+    note = folder / "workshop.json"
+    if not note.is_file():
+        return
+    try:
+        before = json.loads(note.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise ValueError(
+            f"{note} is damaged ({problem}): delete it, and name --data and --device anew"
+        ) from problem
+    options.data = options.data or (Path(before["data"]) if before.get("data") else None)
+    options.device = options.device or before.get("device")
+    options.tracking = options.tracking or before.get("tracking")
+    options.reuse = options.reuse or bool(before.get("reuse"))
+
+
 def _trust(options: argparse.Namespace) -> tuple[str, ...]:
     # An installed command does not look for modules where it is called; whoever trusts one there wants it.
     if options.trust and (here := str(Path.cwd())) not in sys.path:
@@ -168,10 +193,12 @@ def _trust(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(options.trust)
 
 
-def _latest(runs: Path) -> Path | None:
-    """The run worked at last, of those that did not end."""
+def _latest(runs: Path, since: float = 0.0) -> Path | None:
+    """The run begun last, of those that did not end, if it was begun since then (seconds of the clock)."""
     pages = [page for page in runs.glob("*/*/page.yaml") if not (page.parent / "result.json").exists()]
-    return max(pages, key=lambda page: page.stat().st_mtime).parent if pages else None
+    times = {page.parent: page.stat().st_mtime for page in pages}
+    latest = max(times, key=times.__getitem__, default=None)
+    return latest if latest is not None and times[latest] >= since else None
 
 
 # -- how they end -----------------------------------------------------------------------------------------
@@ -194,13 +221,15 @@ def _is_wrong_input(problem: Exception) -> bool:
     )
 
 
-def _how_to_go_on(options: argparse.Namespace) -> str:
+def _how_to_go_on(options: argparse.Namespace, began: float) -> str:
     if options.command not in ("run", "resume"):
         return "nothing was left unfinished"
-    folder = getattr(options, "folder", None) or _latest(options.runs or Path("runs"))
-    return (
-        f"go on with: decoct resume {folder}" if folder else "nothing was begun: the same command starts anew"
-    )
+    # The runner writes a run's page when it begins or goes on; file systems keep time coarsely.
+    folder = _latest(options.runs or Path("runs"), since=began - 2)
+    if folder is None:
+        return "the same command goes on where it stopped"
+    trust = "".join(f" --trust {shlex.quote(package)}" for package in options.trust)
+    return f"go on with: decoct resume {shlex.quote(str(folder))}{trust}"
 
 
 @contextmanager

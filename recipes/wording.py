@@ -80,7 +80,8 @@ def _read(cls: type, given: Mapping[str, Any], error: Mapping[str, Any]) -> _Fou
     location = error["loc"]
     naming = kind in ("missing", "unexpected_keyword_argument", "extra_forbidden")
     steps, fork, at = _walk(given, location[:-1] if naming else location)
-    if isinstance(at, Broken) or (not steps and not naming and _has_broken(given)):
+    # To pydantic a list with a wrong item in it is also too short: only the item was wrong.
+    if not naming and (_has_broken(at) or (kind == "too_short" and len(at) >= ctx["min_length"])):
         return None
     if naming and steps:
         return _Found(

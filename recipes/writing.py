@@ -155,7 +155,7 @@ def _below(value: Any, indent: int) -> list[str]:
     if isinstance(value, Call):
         return _entry(f"{value.name}:", value.fields, indent)
     if isinstance(value, dict) and value:
-        return [line for key, item in value.items() for line in _entry(f"{_scalar(key)}:", item, indent)]
+        return [line for key, item in value.items() for line in _entry(f"{_key(key)}:", item, indent)]
     if isinstance(value, list) and value:
         return [line for item in value for line in _item(item, indent)]
     return [" " * indent + _flow(value)]
@@ -186,7 +186,7 @@ def _flow(value: Any) -> str:
     if isinstance(value, Call):
         return f"{{{value.name}: {_flow(value.fields)}}}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_scalar(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return f"[{', '.join(map(_flow, value))}]"
     if isinstance(value, Tagged):
@@ -206,8 +206,15 @@ def _scalar(value: Any) -> str:
         return int.__repr__(value)
     if isinstance(value, float):
         return float.__repr__(value).replace("inf", ".inf").replace("nan", ".nan")
-    if _SAFE.fullmatch(value) and not DOTTED.fullmatch(value) and _is_text(value):
-        return str(value)
+    return str(value) if _SAFE.fullmatch(value) and _is_text(value) else _quoted(value)
+
+
+def _key(value: Any) -> str:
+    # A bare dotted key would be a call.
+    return _quoted(value) if isinstance(value, str) and DOTTED.fullmatch(value) else _scalar(value)
+
+
+def _quoted(value: str) -> str:
     return '"' + "".join(map(_escaped, value)) + '"'
 
 
