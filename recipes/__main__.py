@@ -120,13 +120,19 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
     page = find_page(options.page)
     recipe = read(page, _trust(options))
     teachers = tuple(
-        replace(teacher, weights=str(beside.resolve()))
-        if teacher.weights is not None and (beside := page.parent / teacher.weights).is_file()
-        else teacher
+        replace(teacher, weights=_beside(page, teacher.weights)) if teacher.weights is not None else teacher
         for teacher in recipe.teachers
     )
     seed = recipe.seed if options.seed is None else options.seed
     return replace(recipe, teachers=teachers, seed=seed)
+
+
+def _beside(page: Path, weights: str) -> str:
+    """The whole path of weights that lie beside the page, unless they are found from here as they are written."""
+    beside = page.parent / weights
+    if Path(weights).is_absolute() or not beside.is_file():
+        return weights
+    return weights if Path(weights).is_file() and beside.samefile(weights) else str(beside.resolve())
 
 
 def find_page(name: str) -> Path:

@@ -186,6 +186,9 @@ def test_weights_beside_the_page_are_found_from_anywhere(
     (page.parent / "w.pt").touch()
     assert main(["run", str(page), *TRUST]) == 0
     assert runner.asked[1][0].teachers[0].weights == str(page.parent / "w.pt")
+    monkeypatch.chdir(page.parent)
+    assert main(["run", page.name, *TRUST]) == 0
+    assert runner.asked[2][0].teachers[0].weights == "w.pt"
 
 
 def test_a_page_is_a_file_or_a_name_in_the_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -352,14 +352,15 @@ def own(factory: str) -> str:
 
 @pytest.mark.parametrize(
     "factory", ["os:system", "subprocess:call", "students.files:os.system",
-                "torchvision.models:resnet.partial", "torchvision.datasets.utils:download_url", "torchvision.models:_api"],
+                "torchvision.models:resnet.partial", "torchvision.datasets.utils:download_url",
+                "torchvision.models:_api"],
 )  # fmt: skip
 def test_a_network_factory_of_strangers_is_refused(factory: str) -> None:
     (said,) = messages(own(factory))
     package = factory.partition(":")[0].partition(".")[0]
     assert said == (
-        f"recipe.teachers[0].network (line 5): teachers.networks.Own's factory {factory!r} is code that no page "
-        f"may run by itself: only functions of torchvision.models are; use --trust {package} if you trust it"
+        f"recipe.teachers[0].network (line 5): teachers.networks.Own's factory {factory!r} is code that no "
+        f"page may run by itself: only functions of torchvision.models are; use --trust {package} if you trust it"
     )
 
 
