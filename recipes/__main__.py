@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _plan(options: argparse.Namespace) -> None:
     recipe, workshop = _recipe(options), _workshop(options)
-    from recipes.run import plan
+    from recipes.plan import plan
 
     print(plan(recipe, workshop))
 

@@ -1,0 +1,38 @@
+"""Whom the runner tells what it does: what a display can be told, and one that tells nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+
+class Display(Protocol):
+    """Whom the runner tells what it does; `recipes.terminal.Display` shows it to a person."""
+
+    def stage(self, name: str, position: int, total: int) -> None:
+        """A stage begins; position 0 are the teachers."""
+
+    def epoch(self, done: int, total: int, values: Mapping[str, float]) -> None:
+        """So many epochs of it are done."""
+
+    def note(self, text: str) -> None:
+        """A line to be read."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """What came out."""
+
+
+class Quiet:
+    """Tells nobody."""
+
+    def stage(self, name: str, position: int, total: int) -> None:
+        """Nothing."""
+
+    def epoch(self, done: int, total: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Nothing."""

@@ -1,0 +1,148 @@
+"""The end of a run: test read once, the compact student, the result, the report, the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.stage import State
+from recipes import curves
+from recipes.page import digest, write
+from reports import page, plots
+from reports.track import MLflow
+from students import compact
+from students.files import write_json, write_text
+from teachers.task import Split
+
+if TYPE_CHECKING:
+    from recipes.run import Run
+
+
+def finish(run: Run, state: State) -> None:
+    """Read test, write `compact/`, `result.json` and `report.html`, and show the table.
+
+    What an earlier run of the same folder finished is not done again: test is read once.
+    """
+    if run.limit is None:
+        _test(run, state)
+    if state.student is not None:
+        _pack(run, state)
+    with run.clock.on("report"):
+        _report(run)
+    result = {
+        "hash": digest(run.recipe),
+        "recipe": run.recipe.name,
+        "code": str(run.code),
+        "records": [record.to_dict() for record in run.records],
+        "seconds": run.clock.seconds(),
+        "overhead": round(run.clock.overhead(), 4),
+    }
+    write_json(run.folder / "result.json", result)
+    with run.clock.on("tracking"):
+        run.tracker.artifact("run", run.folder / "report.html")
+        run.tracker.artifact("run", run.folder / "result.json")
+        run.tracker.metrics("run", {"time/total_seconds": sum(run.clock.seconds().values())})
+    _show(run)
+
+
+def _test(run: Run, state: State) -> None:
+    """Add the test score to the last record, and to those of the teachers it is compared with."""
+    for place, record in enumerate(run.records):
+        last = place == len(run.records) - 1
+        if record.test is not None or (record.position and not last):
+            continue
+        if record.position == 0:
+            checkpoint = run.recipe.teachers[place]
+            module, task = run.teachers[place].module, checkpoint.task
+        else:
+            if state.student is None:
+                continue
+            module, task = state.student, run.recipe.task
+        with run.clock.on("measuring"):
+            test = run.instruments.test(module, task)
+        run.records[place] = replace(record, test=test)
+        folder = run.places[place]
+        write_text(folder / "record.json", run.records[place].to_json())
+        with run.clock.on("tracking"):
+            values = {f"score/{record.metric}_test": test.value}
+            run.tracker.metrics(folder.name, values, record.position, model=folder.name)
+            run.tracker.artifact(folder.name, folder / "record.json")
+            if last:
+                run.tracker.metrics("run", values, record.position)
+
+
+def _pack(run: Run, state: State) -> None:
+    """Write the compact folder, unless this student lies there already."""
+    assert state.student is not None
+    folder = run.folder / "compact"
+    last = run.records[-1]
+    if folder.exists() and compact.card(folder).get("stage") == run.places[-1].name:
+        return
+    recipe = run.recipe
+    card = {
+        "recipe": write(recipe),
+        "hash": digest(recipe),
+        "stage": run.places[-1].name,
+        "teachers": [
+            {"name": c.name, "weights": c.weights, "sha256": run.sha256[place]}
+            for place, c in enumerate(recipe.teachers)
+        ],
+        "seed": recipe.seed,
+        "code": str(run.code),
+        "profile": last.profile.to_dict(),
+        "val": last.val and last.val.to_dict(),
+        "test": last.test and last.test.to_dict(),
+    }
+    only = recipe.teachers[0].network if len(recipe.teachers) == 1 else None
+    val = run.opened(recipe.task).batches(Split.VAL, run.device)
+    with run.clock.on("packing"):
+        compact.save(state.student, folder, recipe.task.signature(), card=card, val=val, factory=only)
+
+
+def _report(run: Run) -> None:
+    """Write report.html from what lies in the folders."""
+    stages = [place for place, record in zip(run.places, run.records, strict=True) if record.position]
+    drawn = {place.name.rsplit("-", 1)[0]: curves.read(place) for place in stages}
+    seconds = run.clock.seconds()
+    page.write(
+        run.folder,
+        title=run.recipe.name,
+        records=[record.to_dict() for record in run.records],
+        curves={**run.lessons, **drawn},
+        widths=_widths(run.places),
+        notes=[note for record in run.records for note in record.notes],
+        environment={
+            **run.records[-1].made,
+            "seed": run.recipe.seed,
+            "hash": digest(run.recipe)[:12],
+            "seconds": ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items()),
+        },
+        page=write(run.recipe),
+    )
+
+
+def _widths(places: list[Path]) -> dict[str, tuple[int, int]]:
+    """Channels out of every layer, in the first teacher and after the last stage; 0 where it is gone."""
+
+    def outputs(place: Path) -> dict[str, int]:
+        layers = json.loads((place / "widths.json").read_text(encoding="utf-8"))
+        return {layer["name"]: layer["outputs"] for layer in layers}
+
+    before, after = outputs(places[0]), outputs(places[-1])
+    return {name: (width, after.get(name, 0)) for name, width in before.items()}
+
+
+def _show(run: Run) -> None:
+    """The table, and where everything lies."""
+    rows = [record.to_dict() for record in run.records]
+    run.display.table(run.recipe.name, plots.COLUMNS, [plots.row(row, rows[0]) for row in rows])
+    if run.limit is not None:
+        run.display.note("rehearsed: every stage ran, and its student was saved; nothing of it was kept")
+        return
+    run.display.note(f"report   {run.folder / 'report.html'}")
+    if (run.folder / "compact").exists():
+        run.display.note(f"student  {run.folder / 'compact'}")
+    if isinstance(run.tracker, MLflow):
+        run.display.note(f"MLflow   {run.tracker.where}")

@@ -1,0 +1,74 @@
+"""Measuring: a network's score and cost, as the runner takes them after every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from reports.evaluate import TestScore, ValScore, evaluate
+from reports.profile import Profile, latency, layers, profile
+from teachers.signature import Signature
+from teachers.task import Split, Splits, Task
+
+SECONDS = 0.3
+"""of timing for each batch size, teacher and student together"""
+
+
+class Instruments:
+    """Score and cost of networks on one device; every task's data is opened once.
+
+    limit  a rehearsal measures costs, but takes no time for timing
+    """
+
+    def __init__(
+        self, device: torch.device, opened: Callable[[Task], Splits], *, timing: bool = True
+    ) -> None:
+        self.device = device
+        self._opened = opened
+        self._timing = timing
+
+    def val(self, module: nn.Module, task: Task) -> ValScore:
+        """The score on val, by which one may choose; in fp32, as the student will be used."""
+        batches = self._opened(task).batches(Split.VAL, self.device)
+        return evaluate(module, batches, task.predict, task.score, kind=ValScore)
+
+    def test(self, module: nn.Module, task: Task) -> TestScore:
+        """The score on test, which is read when all is done."""
+        batches = self._opened(task).batches(Split.TEST, self.device)
+        return evaluate(module, batches, task.predict, task.score, kind=TestScore)
+
+    def cost(self, module: nn.Module, signature: Signature) -> Profile:
+        """MACs, parameters, and the bytes of its weights as a file."""
+        plain = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()
+        }
+        return profile(module, signature.example(2), bytes=len(save(plain)))
+
+    def timed(self, costs: dict[str, tuple[nn.Module, Profile]], signature: Signature) -> dict[str, Profile]:
+        """The same costs with latencies, all networks taking turns."""
+        if not self._timing:
+            return {name: cost for name, (_, cost) in costs.items()}
+        found = latency(
+            {name: module for name, (module, _) in costs.items()}, signature.example(1), seconds=SECONDS
+        )
+        return {name: cost.timed(found[name]) for name, (_, cost) in costs.items()}
+
+    def widths(self, module: nn.Module, signature: Signature) -> list[dict[str, object]]:
+        """Every layer with weights: its name, type, MACs, parameters, and channels in and out."""
+        return [vars(layer) for layer in layers(module, signature.example(1))]
+
+
+def without_times(cost: Profile) -> Profile:
+    """The part of a profile that is the same on every machine."""
+    return replace(
+        cost,
+        latency_ms_p50_b1=None,
+        latency_ms_p95_b1=None,
+        latency_ms_p50_b32=None,
+        latency_ms_p95_b32=None,
+        threads=None,
+    )

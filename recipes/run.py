@@ -1,0 +1,413 @@
+"""The runner: a recipe and a workshop in; a student, records and a report out."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.session import Limit, Sees, Session, stop_on_signals
+from compress.stage import Stage, State
+from recipes import curves, finish, folders
+from recipes.check import check, prints
+from recipes.clock import Clock
+from recipes.display import Display, Quiet
+from recipes.gather import Limited, admit, gather, of_one_kind, trained_folder
+from recipes.measure import Instruments
+from recipes.page import digest, write
+from recipes.recipe import Recipe, Workshop
+from recipes.writing import canonical
+from reports.record import Record
+from reports.track import Silent, Tracker, flatten, tracker
+from students.files import write_json, write_text
+from teachers.task import Splits, Task
+from teachers.teacher import Checkpoint, Teacher
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves: the last state, one record per teacher and per stage, and the folder with all of it.
+
+    A rehearsal's folder was a temporary one and is gone.
+    """
+
+    state: State
+    records: tuple[Record, ...]
+    folder: Path
+
+
+def run(
+    recipe: Recipe,
+    workshop: Workshop | None = None,
+    *,
+    display: Display | None = None,
+    rehearse: bool = False,
+) -> Result:
+    """Turn teachers into a compact student, measured stage by stage.
+
+    workshop  this machine; by default everything goes into ./runs
+    display   whom to tell; by default nobody
+    rehearse  two batches a pass and one epoch a loop, in a temporary folder, without gate, test and tracker
+
+    Finished stages of an equal beginning are found and reused, an unfinished one goes on at its last finished
+    epoch, and both end bit-equal to an unbroken run on a CPU.
+
+    Raises ValueError for wrong input: a teacher near chance, a stage that changed nothing, a budget that
+    cannot be met; ArithmeticError where a loss is no longer finite; KeyboardInterrupt when asked to stop. In
+    every case what was finished is kept, and the tracker's runs end FAILED or KILLED.
+    """
+    workshop = workshop if workshop is not None else Workshop()
+    display = display if display is not None else Quiet()
+    with _terminable():
+        if not rehearse:
+            return Run(recipe, workshop, display).go()
+        with tempfile.TemporaryDirectory(prefix="decoct-rehearsal-") as folder:
+            bench = replace(workshop, runs=Path(folder), tracking="off")
+            return Run(recipe, bench, display, Limit(batches=2, epochs=1), trained=workshop.runs).go()
+
+
+class _Bench(Session):
+    """A Session whose savings are booked as the runner's time, not as the stage's."""
+
+    def __init__(self, clock: Clock, **more: Any) -> None:
+        super().__init__(**more)
+        self._clock = clock
+
+    def tell(self, report: Callable[[Mapping[str, float], int], None]) -> None:
+        """Whom `log` tells; said afterwards, since who listens wants to know the session."""
+        self._report = report
+
+    def _save(self, *what: Any) -> None:
+        with self._clock.on("saving"):
+            super()._save(*what)
+
+
+class Run:
+    """One run: what its steps share."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        workshop: Workshop,
+        display: Display,
+        limit: Limit | None = None,
+        trained: Path | None = None,
+    ) -> None:
+        self.recipe, self.workshop, self.display, self.limit = recipe, workshop, display, limit
+        self.device = device_of(workshop)
+        self.clock = Clock()
+        self.code = folders.this_code()
+        self.tracker: Tracker = Silent()
+        self.records: list[Record] = []
+        self.places: list[Path] = []  # the folder of each record
+        self.lessons: dict[str, dict[str, list[tuple[int, float]]]] = {}  # curves of teachers trained here
+        self._trained = trained if trained is not None else workshop.runs
+        self._open: list[tuple[Task, Splits]] = []
+        self.instruments = Instruments(self.device, self.opened, timing=limit is None)
+
+    def opened(self, task: Task) -> Splits:
+        """The task's data, opened when it is first needed."""
+        for known, splits in self._open:
+            if known == task:
+                return splits
+        with self.clock.on("data"):
+            splits = task.open(self.workshop.data)
+        splits = Limited(splits, self.limit) if self.limit is not None else splits
+        self._open.append((task, splits))
+        return splits
+
+    def go(self) -> Result:
+        gathered = [self._teacher(checkpoint) for checkpoint in self.recipe.teachers]
+        self.teachers = tuple(teacher for teacher, _ in gathered)
+        self.sha256 = tuple(sha256 for _, sha256 in gathered)
+        of_one_kind(self.recipe, self.teachers)
+        hashes = folders.stage_hashes(self.recipe, self.teachers, self.limit)
+        self.folder = folders.run_folder(self.recipe, self.workshop.runs, hashes)
+        with folders.alone(self.folder):
+            self._open_books()
+            try:
+                for teacher, checkpoint in zip(self.teachers, self.recipe.teachers, strict=True):
+                    self._row_zero(teacher, checkpoint.task)
+                state = State(self.teachers)
+                for position, (stage, hash) in enumerate(zip(self.recipe.stages, hashes, strict=True), 1):
+                    name = folders.stage_name(position, stage, hash)
+                    self.display.stage(type(stage).__name__, position, len(hashes))
+                    state = self._reuse(name) or self._work(name, position, stage, state)
+                finish.finish(self, state)
+            except BaseException as problem:
+                self._close_books("KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
+                raise
+            self._close_books("FINISHED")
+        return Result(state, tuple(self.records), self.folder)
+
+    # -- books --------------------------------------------------------------------------------------------
+
+    def _open_books(self) -> None:
+        """Write down what is about to be done, and begin the tracker's run."""
+        recipe, workshop = self.recipe, self.workshop
+        write_text(self.folder / "page.yaml", write(recipe))
+        write_json(
+            self.folder / "workshop.json",
+            {
+                "runs": str(workshop.runs.resolve()),
+                "data": str(workshop.data.resolve()) if workshop.data else None,
+                "device": workshop.device,
+                "tracking": workshop.tracking,
+                "reuse": workshop.reuse,
+            },
+        )
+        with self.clock.on("tracking"):
+            self.tracker = tracker(workshop.tracking, self.folder, workshop.runs, warn=self.display.note)
+            tags = {
+                "decoct.hash": digest(recipe),
+                "decoct.code": str(self.code),
+                "decoct.recipe": recipe.name,
+            }
+            self.tracker.begin("run", name=recipe.name, params=flatten(canonical(recipe)), tags=tags)
+            self.tracker.artifact("run", self.folder / "page.yaml")
+
+    def _close_books(self, status: Any) -> None:
+        with self.clock.on("tracking"):
+            self.tracker.end("run", status)
+            self.tracker.close()
+
+    def _note(self, folder: Path) -> Record:
+        """Add the record that lies in a folder."""
+        record = Record.from_json((folder / "record.json").read_text(encoding="utf-8"))
+        self.records.append(record)
+        self.places.append(folder)
+        return record
+
+    def _book(self, record: Record, files: Path, stage: Stage | None = None) -> None:
+        """Tell the tracker of a record; a model's numbers are tied to it."""
+        name = files.name
+        with self.clock.on("tracking"):
+            if stage is not None:
+                about = flatten(canonical(stage))
+                self.tracker.begin(name, name=name, parent="run", params=about, tags=dict(record.made))
+                self.tracker.model(name, name, "output", step=record.position, files=files / "state")
+            else:
+                self.tracker.begin(name, name=name, parent="run", tags=dict(record.made))
+                self.tracker.model(name, name, "input")
+            self.tracker.metrics(name, record.metrics(), record.position, model=name)
+            self.tracker.metrics("run", record.metrics(), record.position)
+            self.tracker.artifact(name, files / "record.json")
+            self.tracker.end(name)
+
+    def _made(self) -> dict[str, str]:
+        return {
+            "code": str(self.code),
+            "sources": self.code.sources[:12],
+            "device": str(self.device),
+            "torch": torch.__version__,
+            "threads": str(torch.get_num_threads()),
+        }
+
+    def listen(self, session: Session, name: str, folder: Path, *, track: bool = True) -> Callable[..., None]:
+        """What a session reports goes to the folder's curves, to the tracker, and to the display."""
+        kind = name.split("-")[1] if track else name
+
+        def report(values: Mapping[str, float], step: int) -> None:
+            with self.clock.on("tracking"):
+                curves.add(folder, values, step)
+                if track:
+                    self.tracker.metrics(
+                        name, {f"{kind}/{key}": value for key, value in values.items()}, step
+                    )
+            done = min(session.finished_epochs + 1, session.total_epochs)
+            self.display.epoch(done, session.total_epochs, values)
+
+        return report
+
+    # -- teachers -----------------------------------------------------------------------------------------
+
+    def _teacher(self, checkpoint: Checkpoint) -> tuple[Teacher, str]:
+        self.display.stage(f"teacher {checkpoint.name}", 0, len(self.recipe.stages))
+        folder = trained_folder(checkpoint, self._trained)
+        if self.limit is not None and not (folder / "weights.safetensors").exists():
+            folder = trained_folder(checkpoint, self.workshop.runs)  # rehearsed, and gone afterwards
+
+        def session(**about: Any) -> Session:
+            bench = _Bench(self.clock, limit=self.limit, **about)
+            bench.tell(self.listen(bench, checkpoint.name, folder, track=False))
+            return bench
+
+        with self.clock.on("teachers"):
+            found = gather(checkpoint, folder, self.workshop.data, self.device, self.opened, session)
+        if checkpoint.weights is None and (lessons := curves.read(folder)):
+            self.lessons[f"teacher {checkpoint.name}"] = lessons
+        return found
+
+    def _row_zero(self, teacher: Teacher, task: Task) -> None:
+        """Score and cost of a teacher, once; and the gate."""
+        name = f"00-{teacher.name}"
+        path = self.folder / name / "record.json"
+        if path.exists():
+            self._note(path.parent)
+            return
+        with self.clock.on("measuring"):
+            val = self.instruments.val(teacher.module, task)
+            if self.limit is None:
+                admit(teacher.name, task, val)
+            cost = self.instruments.cost(teacher.module, teacher.signature)
+            cost = self.instruments.timed({"teacher": (teacher.module, cost)}, teacher.signature)["teacher"]
+            widths = self.instruments.widths(teacher.module, teacher.signature)
+        record = Record(
+            stage=teacher.name,
+            position=0,
+            profile=cost,
+            metric=task.metric,
+            val=val,
+            seconds=self.clock.spent["teachers"],
+            seed=self.recipe.seed,
+            commit=str(self.code),
+            made=self._made(),
+        )
+        write_json(path.with_name("widths.json"), widths)
+        write_text(path, record.to_json())
+        self._book(self._note(path.parent), path.parent)
+        self.display.note(f"teacher {teacher.name}: {val}, {cost.macs / 1e6:.2f} M MACs")
+
+    # -- stages -------------------------------------------------------------------------------------------
+
+    def _reuse(self, name: str) -> State | None:
+        """The state a finished stage of that name left, here or in another run of the recipe, or None.
+
+        Raises ValueError where other code made it, unless the workshop says to reuse it.
+        """
+        folder = self.folder / name
+        adopted = folders.adopt(name, self.folder) if folders.finished(folder) is None else None
+        kept = folders.finished(folder)
+        if kept is None:
+            return None
+        if kept["sources"] != self.code.sources and not self.workshop.reuse:
+            raise ValueError(
+                f"{folder} was made by other code ({kept['code']}) than this ({self.code}): use it all the "
+                "same with --reuse, or delete that folder to do the stage again"
+            )
+        record = self._note(folder)
+        state = folders.take_out(folder / "state", self.recipe, self.teachers)
+        if adopted is not None:
+            self._book(record, folder, self.recipe.stages[record.position - 1])
+        self.display.note(f"{name}: reused, made by {kept['code']} in {record.seconds:.1f} s")
+        return self._placed(state)
+
+    def _work(self, name: str, position: int, stage: Stage, state: State) -> State:
+        """Do a stage, prove it, keep it, measure it; the state handed on is the one read back from disk."""
+        folder = self.folder / name
+        seed = folders.seed_of(self.recipe.seed, position)
+        bench = _Bench(
+            self.clock,
+            splits=None if stage.sees is Sees.NOTHING else self.opened(self.recipe.task),
+            sees=stage.sees,
+            device=self.device,
+            precision=self.recipe.precision,
+            seed=seed,
+            folder=folder,
+            limit=self.limit,
+            name=f"{type(stage).__module__.split('.')[0]}.{type(stage).__name__}",
+        )
+        bench.tell(self.listen(bench, name, folder))
+        with self.clock.on("tracking"):
+            self.tracker.begin(
+                name, name=name, parent="run", params=flatten(canonical(stage)), tags=self._made()
+            )
+        before = prints(state)
+        started = self.clock.spent["stages"]
+        try:
+            torch.manual_seed(seed)
+            with self.clock.on("stages"):
+                made = stage(state, bench)
+            check(stage, before, state, made)
+        except BaseException as problem:
+            with self.clock.on("tracking"):
+                self.tracker.end(name, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
+            raise
+        seconds = self.clock.spent["stages"] - started
+        with self.clock.on("saving"):
+            folders.put_away(made, folder / "state", self.recipe)
+            after = self._placed(folders.take_out(folder / "state", self.recipe, self.teachers))
+        record, widths = self._measured(position, stage, after, seconds, seed, bench)
+        with self.clock.on("saving"):
+            write_json(folder / "widths.json", widths)
+            write_text(folder / "record.json", record.to_json())
+            write_json(folder / "stage.json", {"code": str(self.code), "sources": self.code.sources})
+            for loop in folder.glob("loop-*.safetensors"):
+                loop.unlink()
+        self._book(self._note(folder), folder, stage)
+        return after
+
+    def _placed(self, state: State) -> State:
+        if state.student is None:
+            return state
+        student = state.student.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return replace(state, student=student)
+
+    def _measured(
+        self, position: int, stage: Stage, state: State, seconds: float, seed: int, bench: Session
+    ) -> tuple[Record, list[dict[str, object]]]:
+        """The record of a stage: of its student, or of the first teacher where it made none."""
+        signature = self.recipe.task.signature() if state.student is not None else state.teachers[0].signature
+        module = state.student if state.student is not None else state.teachers[0].module
+        with self.clock.on("measuring"):
+            val = self.instruments.val(module, self.recipe.task)
+            cost = self.instruments.cost(module, signature)
+            first = self.teachers[0]
+            pair: dict[str, tuple[nn.Module, Any]] = {"student": (module, cost)}
+            if len(self.teachers) == 1:
+                pair["teacher"] = (first.module, self.records[0].profile)
+            timed = self.instruments.timed(pair, signature)
+            widths = self.instruments.widths(module, signature)
+        if "teacher" in timed and self.limit is None:
+            # Taken in turns with the student, these times may be compared with its own.
+            self.records[0] = replace(self.records[0], profile=timed["teacher"])
+        record = Record(
+            stage=type(stage).__name__,
+            position=position,
+            profile=timed["student"],
+            metric=self.recipe.task.metric,
+            val=val,
+            seconds=seconds,
+            seed=seed,
+            commit=str(self.code),
+            read=dict(bench.read),
+            made=self._made(),
+        )
+        return record, widths
+
+
+def device_of(workshop: Workshop) -> torch.device:
+    """The device a workshop means. Raises ValueError where this machine has no such one."""
+    if workshop.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(workshop.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise ValueError(
+            f"device {workshop.device!r} cannot be used here: {reason}. auto or cpu can"
+        ) from problem
+    return device
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM stop a run as Ctrl-C does, unless somebody else handles it; afterwards all is as before."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    stop_on_signals()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
