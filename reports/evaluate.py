@@ -107,7 +107,8 @@ def evaluate(
     """
     answers: list[Tensor] = []
     truth: list[Tensor] = []
-    with observed(module), torch.inference_mode():
+    # Not inference_mode: what a module caches on the way must still be good for training.
+    with observed(module), torch.no_grad():
         for batch in batches:
             if batch.target is None:
                 raise ValueError("a batch without target cannot be scored: open the split with labels")

@@ -29,7 +29,7 @@ class Told:
     runs: dict[str, str] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     events: int = 0
-    refused: list[str] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
 
 
 class Mirror:

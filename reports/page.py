@@ -86,7 +86,7 @@ def _tiles(first: Plain, last: Plain) -> str:
             (
                 f"{escape(last['metric'])}, {split}",
                 plots.percent(last[split]),
-                f"teacher {plots.percent(first[split])}; 95 % interval {low:.1f} to {high:.1f} %",
+                f"teacher {plots.percent(first[split])}<br>95&nbsp;%: {low:.1f} to {high:.1f}&nbsp;%",
             )
         )
     for label, name, form in (

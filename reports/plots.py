@@ -19,7 +19,7 @@ COLUMNS = ("stage", "val", "test", "MACs", "params", "file", "ms b1", "ms b32", 
 
 
 def short(value: float | None) -> str:
-    """Four digits at most and a letter: 1 234 567 is 1.23M."""
+    """Three digits and a letter: 1 234 567 is 1.23M, 0.00012 is 1.2e-4."""
     if value is None:
         return "–"
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -27,7 +27,10 @@ def short(value: float | None) -> str:
             return (
                 f"{value / size:.3g}{letter}" if abs(value) < 999.5 * size else f"{value / size:.0f}{letter}"
             )
-    return f"{value:.4g}"
+    if 0 < abs(value) < 1e-3:
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits}e{int(power)}"
+    return f"{value:.3g}"
 
 
 def size(count: int | None) -> str:
@@ -52,6 +55,8 @@ def milliseconds(value: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if seconds == 0:
+        return "–"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -87,11 +92,14 @@ def table(records: Sequence[Plain]) -> Table:
     """The run stage by stage, for `rich.print`; the first record is the teacher's."""
     from rich.table import Table
 
-    made = Table(box=None, header_style="bold", pad_edge=False)
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for column in COLUMNS:
         made.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for record in records:
-        made.add_row(*row(record, records[0]))
+        stage, *numbers = row(record, records[0])
+        # 80 columns hold a stage's line once the spaces between numbers and units are gone.
+        tight = (cell.replace(" (", "|").replace(" ", "").replace("|", " ").rstrip(")") for cell in numbers)
+        made.add_row(stage, *tight)
     return made
 
 
@@ -102,8 +110,9 @@ def bars(widths: Mapping[str, tuple[int, int]]) -> str:
     for name, (before, after) in widths.items():
         left, width = 100 * after / widest, 100 * before / widest
         gone = ' class="gone"' if after == 0 else ""
+        label = escape(name)
         lines.append(
-            f'<div class="bar"><span class="layer" title="{escape(name)}">{escape(name)}</span>'
+            f'<div class="bar"><span class="layer" title="{label}"><bdi dir="ltr">{label}</bdi></span>'
             f'<span class="track"><i style="width:{width:.2f}%"></i><b style="width:{left:.2f}%"></b></span>'
             f"<span{gone}>{before} → {after}</span></div>"
         )
@@ -142,7 +151,7 @@ def tradeoff(records: Sequence[Plain]) -> str:
     known = [record for record in records if record["val"] is not None]
     if len(known) < 2:
         return ""
-    left, right, top, bottom = 60.0, 560.0, 24.0, 210.0
+    left, right, top, bottom = 44.0, 390.0, 34.0, 200.0
     costs = [record["profile"]["macs"] for record in known]
     scores = [100 * record["val"]["value"] for record in known]
     low, high = math.floor(min(scores) - 0.5), min(100, math.ceil(max(scores) + 0.5))
@@ -154,26 +163,27 @@ def tradeoff(records: Sequence[Plain]) -> str:
         for mark in _ticks(low, high)
     )
     grid += "".join(
-        f'<text x="{x(mark):.1f}" y="{bottom + 20}" text-anchor="middle">{short(mark)}</text>'
+        f'<text x="{x(mark):.1f}" y="{bottom + 18}" text-anchor="middle">{short(mark)}</text>'
         for mark in _ticks(0, 1.1 * max(costs))
     )
     path = " ".join(f"{across:.1f},{down:.1f}" for across, down in spots)
     dots, taken = "", list[tuple[float, float]]()
     for record, (across, down) in zip(known, spots, strict=True):
-        place = down - 10
-        while any(abs(across - other) < 90 and abs(place - height) < 14 for other, height in taken):
-            place += 24 if place < down else 14  # below the dot, then further down
+        place = down + 4
+        while any(abs(across - other) < 90 and abs(place - height) < 13 for other, height in taken):
+            place += 13  # beside the dot, or below the name that is there already
         taken.append((across, place))
-        anchor = "end" if across > right - 60 else "start" if across < left + 60 else "middle"
+        anchor, gap = ("end", -9) if across > left + 80 else ("start", 9)
         dots += (
-            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4.5"/>'
-            f'<text class="name" x="{across:.1f}" y="{place:.1f}" text-anchor="{anchor}">'
+            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4"/>'
+            f'<text class="name" x="{across + gap:.1f}" y="{place:.1f}" text-anchor="{anchor}">'
             f"{escape(record['stage'])}</text>"
         )
     return (
-        f'<svg class="wide" viewBox="0 0 580 256" role="img" aria-label="score against MACs">{grid}'
+        f'<svg class="wide" viewBox="0 0 400 236" role="img" aria-label="score against MACs">{grid}'
         f'<polyline points="{path}"/>{dots}'
-        f'<text x="{right}" y="{bottom + 40}" text-anchor="end">MACs of one input</text></svg>'
+        f'<text x="4" y="14">{escape(known[0]["metric"])}, val</text>'
+        f'<text x="{right}" y="{bottom + 34}" text-anchor="end">MACs of one input</text></svg>'
     )
 
 

@@ -196,7 +196,7 @@ def latency(
         raise ValueError("latency was asked to time no module at all: name at least one")
     calls = dict.fromkeys(modules, 0)
     found: dict[str, dict[str, float]] = {name: {} for name in modules}
-    with _all_observed(list(modules.values())), torch.inference_mode():
+    with observed(*modules.values()), torch.no_grad():
         for size in batch_sizes:
             ready = {name: _call(part, inputs, size) for name, part in modules.items()}
             for name, samples in _take_turns(ready, seconds, least).items():
@@ -290,28 +290,24 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...], counter: FlopCounterMode
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs) or "none"
         raise ValueError(f"counting needs inputs with a batch of at least one in front, got shapes: {shapes}")
     device = _device(module)
-    with observed(module), torch.no_grad(), counter:
+    with observed(module), torch.no_grad(), _plain_attention(), counter:
         module(*(tensor.to(device) for tensor in inputs))
     return len(inputs[0])
 
 
 @contextmanager
-def observed(module: nn.Module) -> Iterator[None]:
+def observed(*modules: nn.Module) -> Iterator[None]:
     """Eval mode for a look, then everything as it was: modes, buffers, random state."""
-    modes = {part: part.training for part in module.modules()}
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    fast = torch.backends.mha.get_fastpath_enabled()
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
     cuda = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=cuda):
         try:
-            torch.backends.mha.set_fastpath_enabled(
-                False
-            )  # one opaque operator where there are many products
-            module.eval()
+            for module in modules:
+                module.eval()
             yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-            for part, mode in modes.items():
+            for part, mode in modes:
                 part.training = mode
             with torch.no_grad():
                 for buffer, before in buffers:
@@ -320,14 +316,14 @@ def observed(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _all_observed(modules: Sequence[nn.Module]) -> Iterator[None]:
-    if not modules:
+def _plain_attention() -> Iterator[None]:
+    """PyTorch's fast path for encoder layers is one opaque operator where the plain one is many products."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
         yield
-        return
-    with observed(modules[0]), _all_observed(modules[1:]):
-        # Fast paths are what a user would run, so they are what is timed.
-        torch.backends.mha.set_fastpath_enabled(True)
-        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -177,7 +177,7 @@ class MLflow:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Open a run, or take it up again where it was begun before: params and tags then stay as they were."""
+        """Open a run, or take it up again where it was begun before; params and tags then stay."""
         if self._mirror.begun(run):
             self._write({"do": "resume", "run": run})
             return
