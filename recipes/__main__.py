@@ -128,7 +128,7 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 
 
 def _beside(page: Path, weights: str) -> str:
-    """The whole path of weights that lie beside the page, unless they are found from here as they are written."""
+    """The whole path of weights that lie beside the page, unless they are found from here as written."""
     beside = page.parent / weights
     if Path(weights).is_absolute() or not beside.is_file():
         return weights

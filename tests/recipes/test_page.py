@@ -360,7 +360,8 @@ def test_a_network_factory_of_strangers_is_refused(factory: str) -> None:
     package = factory.partition(":")[0].partition(".")[0]
     assert said == (
         f"recipe.teachers[0].network (line 5): teachers.networks.Own's factory {factory!r} is code that no "
-        f"page may run by itself: only functions of torchvision.models are; use --trust {package} if you trust it"
+        "page may run by itself: only functions of torchvision.models are; "
+        f"use --trust {package} if you trust it"
     )
 
 
@@ -414,6 +415,34 @@ def test_one_mistake_is_one_line_and_several_are_counted() -> None:
         read(page("- ME.Shrink: {epochs: 0, lr: 0, keep: 2}"), (ME,))
     assert str(three.value).splitlines()[0] == "the page has 3 mistakes:"
     assert len(str(three.value).splitlines()) == 4
+
+
+VALID = page("""
+    - ME.Shrink: {epochs: 3, budget: {macs: 0.5}, layers: [a, b], anything: !tuple [1, {"a.b": 2}]}
+    - ME.Around:
+        inner: [{ME.Shrink: {epochs: 2}}]
+        named: {x: &x {ME.Around: }, y: *x}
+""")
+PIECES = st.sampled_from(
+    [*"{}[]:,-&*!|>%@'\"#?~ \n\t", "null", "1e400", "ME.Shrink: ", "<<: ", "...", "---", "\ud800", "\x00"]
+)
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(st.lists(st.tuples(st.integers(0, len(VALID)), st.integers(0, 8), PIECES), min_size=1, max_size=4))
+def test_a_damaged_page_is_read_or_refused_with_lines_and_never_breaks(
+    damage: list[tuple[int, int, str]],
+) -> None:
+    text = VALID
+    for place, length, piece in damage:
+        text = text[:place] + piece.replace("ME.", f"{ME}.") + text[place + length :]
+    said: tuple[str, ...] = ("",)
+    try:
+        read(text + "\n", (ME,))
+    except PageError as problem:
+        said = problem.messages
+    assert said
+    assert not any("Broken" in message for message in said)
 
 
 # -- writing ----------------------------------------------------------------------------------------------
