@@ -156,6 +156,21 @@ def test_a_stage_folder_keeps_its_other_files(stage, student):
     assert torch.equal(take_out(stage)(images), small(1)(images))
 
 
+def test_a_buffer_may_hold_infinity_but_no_tensor_nan(tmp_path):
+    class Masked(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + self.get_buffer("mask"))
+
+    network = Masked(nn.Softmax(dim=1), nn.Linear(3, 3))
+    network.register_buffer("mask", torch.tensor([0.0, float("-inf"), 1.0]))
+    put_away(network, tmp_path)
+    inputs = torch.randn(2, 3)
+    assert torch.equal(take_out(tmp_path)(inputs), network(inputs))
+    network[1].weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"1 tensors of the student hold NaN, '1.weight' first"):
+        put_away(network, tmp_path)
+
+
 def test_damaged_weights_are_named(stage):
     weights = stage / "weights.safetensors"
     whole = bytearray(weights.read_bytes())
