@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,10 @@ Role = Literal["input", "output"]
 
 class Tracker(Protocol):
     """Who is told how it goes. `run` is the caller's own key: "run" for all of it, "01-gal" for a stage."""
+
+    @property
+    def where(self) -> str:
+        """How to look at what was kept: an address or a command; empty where nothing is kept."""
 
     def begin(
         self,
@@ -72,6 +77,8 @@ class Tracker(Protocol):
 class Silent:
     """A tracker that keeps nothing."""
 
+    where = ""
+
     def begin(self, run: str, **_: Any) -> None:
         """Nothing."""
 
@@ -99,7 +106,7 @@ class Silent:
 
 def tracker(
     tracking: str | None, folder: Path, runs: Path, warn: Callable[[str], None] | None = None
-) -> Silent | MLflow:
+) -> Tracker:
     """The tracker an address asks for: "off" is Silent, None a sqlite file in `runs`, else a store's URI.
 
     `folder` is the run's own: ids and the local mirror are kept there.
@@ -166,7 +173,8 @@ class MLflow:
     @property
     def where(self) -> str:
         """How to look at it: the server's address, or the command that serves the local store."""
-        return self.uri if self.uri.startswith("http") else f"mlflow ui --backend-store-uri {self.uri}"
+        served = self.uri.startswith("http")
+        return self.uri if served else f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
 
     def begin(
         self,
