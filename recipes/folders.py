@@ -86,6 +86,11 @@ class Code:
     commit: str | None
     sources: str
 
+    @property
+    def name(self) -> str:
+        """The commit, or what stands in for it."""
+        return self.commit or f"sources-{self.sources[:12]}"
+
     def __str__(self) -> str:
         return f"commit {self.commit}" if self.commit else f"sources {self.sources[:12]}"
 

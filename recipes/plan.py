@@ -1,4 +1,4 @@
-"""What a recipe would do, without training: what each stage touches, reads and costs, and what is done already."""
+"""What a recipe would do, without training: what its stages touch and read, and what is done already."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def plan(recipe: Recipe, workshop: Workshop | None = None) -> str:
     """The plan of a recipe as lines of text.
 
     A stage that has a method `plan(state, signature)` says for itself what it would touch, which groups are
-    locked and why, and whether its budget can be met; a ValueError it raises becomes a line. Teachers that have
-    yet to be trained are planned with as untrained networks of the same shape.
+    locked and why, and whether its budget can be met; a ValueError it raises becomes a line. Teachers that
+    have yet to be trained are planned with as untrained networks of the same shape.
+
     Raises ValueError where weights or data are missing, as a run would.
     """
     workshop = workshop if workshop is not None else Workshop()

@@ -268,7 +268,7 @@ class Run:
             val=val,
             seconds=self.clock.spent["teachers"],
             seed=self.recipe.seed,
-            commit=str(self.code),
+            commit=self.code.name,
             made=self._made(),
         )
         write_json(path.with_name("widths.json"), widths)
@@ -377,7 +377,7 @@ class Run:
             val=val,
             seconds=seconds,
             seed=seed,
-            commit=str(self.code),
+            commit=self.code.name,
             read=dict(bench.read),
             made=self._made(),
         )
