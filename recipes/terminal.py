@@ -41,7 +41,7 @@ class Display:
     def stage(self, name: str, position: int, total: int) -> None:
         """A stage begins: the `position`th of `total`; position 0 are the teachers."""
         self._head = f"[{position}/{total}] {name}"
-        self._began, self._first = time.monotonic(), None
+        self._first = None
         if not self.console.is_terminal:
             self._line(self._head)
             return
@@ -75,13 +75,15 @@ class Display:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; columns after the first hold numbers and stand to the right."""
         self.close()
-        table = Table(title=escape(title), title_justify="left")
+        # Without lines and with one space between columns, a run's ten columns fit 80 characters.
+        table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
         for place, column in enumerate(columns):
-            table.add_column(escape(column), justify="right" if place else "left")
+            table.add_column(escape(column), justify="right" if place else "left", no_wrap=True)
         for row in rows:
             table.add_row(*map(escape, row))
-        # A log has no width of its own: a table is cut to fit a screen, never a file.
-        self.console.print(table, width=None if self.console.is_terminal else 160)
+        if not self.console.is_terminal:
+            self.console.width = 160  # a file has no width of its own: a table is cut to fit a screen only
+        self.console.print(table)
         self.console.file.flush()
 
     def close(self) -> None:
@@ -91,11 +93,11 @@ class Display:
         self._bars = self._bar = None
 
     def _left(self, done: int, total: int) -> str:
-        # A resumed stage begins in the middle: the pace counts from the first epoch seen here.
-        if self._first is None or done < self._first:
-            self._first = done - 1 if done > 0 else 0
+        # A resumed stage begins in the middle, and a first epoch pays for preparations: both are left out.
+        if self._first is None:
+            self._began, self._first = time.monotonic(), done
         seen = done - self._first
-        if not 0 < done < total or seen < 1:
+        if seen < 1 or done >= total:
             return ""
         return duration((time.monotonic() - self._began) / seen * (total - done))
 

@@ -70,7 +70,9 @@ class Runner:
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     made, module = Runner(), ModuleType("recipes.run")
     module.run = made.run  # type: ignore[attr-defined]
-    module.plan = lambda recipe, workshop: f"{recipe.name} on {workshop.device}"  # type: ignore[attr-defined]
+    planner = ModuleType("recipes.plan")
+    planner.plan = lambda recipe, workshop: f"{recipe.name} on {workshop.device}"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "recipes.plan", planner)
     monkeypatch.setitem(sys.modules, "recipes.run", module)
     return made
 
@@ -426,15 +428,20 @@ def test_without_a_terminal_every_epoch_is_a_line() -> None:
     out = io.StringIO()
     with Display(Console(file=out, width=80)) as display:
         display.stage("GAL", 1, 2)
-        display.epoch(1, 2, {"gap": 0.123456, "macs": 20_450_000})
-        display.epoch(2, 2, {"gap": 0.1, "accuracy": 0.8812})
+        display.epoch(4, 6, {"gap": 0.123456, "macs": 20_450_000})
+        display.epoch(5, 6, {"gap": 0.5})
+        display.epoch(6, 6, {"gap": 0.1, "accuracy": 0.8812})
         display.note("a [bracketed] note")
         display.table("After", ["stage", "accuracy"], [["GAL", "88.1 %"]])
     lines = out.getvalue().splitlines()
     assert lines[0] == "[1/2] GAL"
-    assert re.fullmatch(r"\[1/2\] GAL  epoch 1/2  gap 0\.1235  macs 20\.4 M  0:00 left", lines[1])
-    assert lines[2:4] == ["[1/2] GAL  epoch 2/2  gap 0.1  accuracy 88.12 %", "a [bracketed] note"]
-    assert any("GAL" in line and "88.1 %" in line for line in lines[4:])
+    assert lines[1:5] == [
+        "[1/2] GAL  epoch 4/6  gap 0.1235  macs 20.4 M",
+        "[1/2] GAL  epoch 5/6  gap 0.5  0:00 left",
+        "[1/2] GAL  epoch 6/6  gap 0.1  accuracy 88.12 %",
+        "a [bracketed] note",
+    ]
+    assert any("GAL" in line and "88.1 %" in line for line in lines[5:])
 
 
 def test_on_a_terminal_there_are_bars() -> None:
