@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from compress.stage import State
 from recipes import curves
+from recipes.folders import fingerprint
 from recipes.page import digest, write
 from reports import page, plots
+from reports.record import Record
 from reports.track import MLflow
 from students import compact
 from students.files import write_json, write_text
@@ -77,14 +79,14 @@ def _pack(run: Run, state: State) -> None:
     """Write the compact folder, unless this student lies there already."""
     assert state.student is not None
     folder = run.folder / "compact"
-    last = run.records[-1]
-    if folder.exists() and compact.card(folder).get("stage") == run.places[-1].name:
+    last, print = run.records[-1], fingerprint(state.student)
+    if folder.exists() and compact.card(folder).get("fingerprint") == print:
         return
     recipe = run.recipe
     card = {
         "recipe": write(recipe),
         "hash": digest(recipe),
-        "stage": run.places[-1].name,
+        "fingerprint": print,
         "teachers": [
             {"name": c.name, "weights": c.weights, "sha256": run.sha256[place]}
             for place, c in enumerate(recipe.teachers)
@@ -134,10 +136,31 @@ def _widths(places: list[Path]) -> dict[str, tuple[int, int]]:
     return {name: (width, after.get(name, 0)) for name, width in before.items()}
 
 
+_COLUMNS = ("stage", "val", "test", "MACs", "left", "params", "file", "ms b1", "ms b32", "time")
+
+
+def _row(record: Record, first: Record) -> tuple[str, ...]:
+    """A record's cells, in the order of the columns."""
+    cost = record.profile
+    return (
+        record.stage,
+        plots.percent(record.val.to_dict() if record.val else None),
+        plots.percent(record.test.to_dict() if record.test else None),
+        plots.short(cost.macs),
+        f"{100 * cost.macs / first.profile.macs:.1f} %" if first.profile.macs else "–",
+        plots.short(cost.params),
+        plots.size(cost.bytes),
+        plots.milliseconds(cost.latency_ms_p50_b1),
+        plots.milliseconds(cost.latency_ms_p50_b32),
+        plots.duration(record.seconds),
+    )
+
+
 def _show(run: Run) -> None:
     """The table, and where everything lies."""
-    rows = [record.to_dict() for record in run.records]
-    run.display.table(run.recipe.name, plots.COLUMNS, [plots.row(row, rows[0]) for row in rows])
+    run.display.table(
+        f"\n{run.recipe.name}", _COLUMNS, [_row(record, run.records[0]) for record in run.records]
+    )
     if run.limit is not None:
         run.display.note("rehearsed: every stage ran, and its student was saved; nothing of it was kept")
         return

@@ -34,7 +34,8 @@ from students.files import write_json
 from teachers.networks import Own
 from teachers.teacher import Teacher
 
-PACKAGES = ("compress", "teachers", "students", "recipes", "reports")
+PACKAGES = ("compress", "students", "teachers")
+"""whose code can change what a stage makes; the others measure and tell"""
 _SHORT = 8
 
 
@@ -81,7 +82,7 @@ def run_folder(recipe: Recipe, runs: Path, hashes: tuple[str, ...]) -> Path:
 
 @dataclass(frozen=True)
 class Code:
-    """Which code is at work: the git commit where there is one, and a hash of the sources, always there."""
+    """Which code is at work: the git commit where there is one, and a hash of the sources that matter."""
 
     commit: str | None
     sources: str
@@ -169,28 +170,51 @@ def take_out(folder: Path, recipe: Recipe, teachers: tuple[Teacher, ...]) -> Sta
 # -- finished work ---------------------------------------------------------------------------------------
 
 
-def finished(folder: Path) -> dict[str, object] | None:
-    """What was noted about a finished stage (`stage.json`, written last), or None where it is unfinished."""
-    note = folder / "stage.json"
-    if not note.exists():
-        return None
-    kept: dict[str, object] = json.loads(note.read_text(encoding="utf-8"))
-    return kept
+def begin(folder: Path, code: Code) -> None:
+    """Note who makes a stage, before it is made; its record is written last and says that it is finished."""
+    write_json(folder / "code.json", {"code": str(code), "sources": code.sources})
 
 
-def adopt(name: str, home: Path) -> Path | None:
+def maker(folder: Path) -> str | None:
+    """Which code made (or began) the stage in a folder; None where nothing is there."""
+    note = folder / "code.json"
+    return str(json.loads(note.read_text(encoding="utf-8"))["code"]) if note.exists() else None
+
+
+def by(folder: Path, code: Code) -> bool:
+    """Whether the sources that made (or began) a stage were these."""
+    note = folder / "code.json"
+    return note.exists() and json.loads(note.read_text(encoding="utf-8"))["sources"] == code.sources
+
+
+def finished(folder: Path) -> bool:
+    """Whether the stage in a folder was finished."""
+    return (folder / "code.json").exists() and (folder / "record.json").exists()
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder to make room for another of its name: to what it is called now and a number."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.replace(aside)
+    return aside
+
+
+def adopt(name: str, home: Path, code: Code | None) -> bool:
     """Copy a finished stage of that name from another run of the same recipe name into the run folder `home`.
 
     The copy makes every run folder complete in itself; it appears in one move, so half a copy is never met.
+    With `code`, only what the same sources made is taken.
     """
     for other in sorted(home.parent.glob(f"*/{name}")):
-        if other.parent != home and finished(other) is not None:
+        if other.parent != home and finished(other) and (code is None or by(other, code)):
             half = home / f".{name}.copy"
             shutil.rmtree(half, ignore_errors=True)
             shutil.copytree(other, half)
             half.replace(home / name)
-            return other
-    return None
+            return True
+    return False
 
 
 @contextmanager

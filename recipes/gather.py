@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +91,7 @@ def _train(
     assert train is not None  # a checkpoint without weights has one
     bench = session(device=device, seed=train.seed, folder=folder, name=f"teacher {checkpoint.name}")
     torch.manual_seed(train.seed)
+    began = time.perf_counter()
     module = train(
         bench.place(checkpoint.network.build()),
         splits,
@@ -101,10 +104,20 @@ def _train(
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()
     }
     note = {"network": repr(checkpoint.network), "task": repr(checkpoint.task), "train": repr(train)}
-    write_json(folder / "made.json", {**note, "code": str(this_code()), "torch": torch.__version__})
+    seconds = time.perf_counter() - began
+    write_json(
+        folder / "made.json",
+        {**note, "code": str(this_code()), "torch": torch.__version__, "seconds": seconds},
+    )
     write(folder / "weights.safetensors", lambda half: save_file(tensors, half))
     for loop in folder.glob("loop-*.safetensors"):
         loop.unlink()
+
+
+def seconds_of_training(folder: Path) -> float:
+    """How long the teacher kept in a folder was trained, since it was last resumed; 0 for one given."""
+    note = folder / "made.json"
+    return float(json.loads(note.read_text(encoding="utf-8"))["seconds"]) if note.exists() else 0.0
 
 
 def admit(name: str, task: Task, score: ValScore) -> None:

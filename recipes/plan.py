@@ -98,6 +98,6 @@ def _done(recipe: Recipe, workshop: Workshop, teachers: tuple[Teacher, ...]) -> 
     for position, (stage, hash) in enumerate(zip(recipe.stages, hashes, strict=True), 1):
         name = folders.stage_name(position, stage, hash)
         for folder in sorted((workshop.runs / recipe.name).glob(f"*/{name}")):
-            if (note := folders.finished(folder)) is not None:
-                found[position] = f"{folder}, by {note['code']}"
+            if folders.finished(folder):
+                found[position] = f"{folder}, by {folders.maker(folder)}"
     return found

@@ -20,7 +20,7 @@ from recipes import curves, finish, folders
 from recipes.check import check, prints
 from recipes.clock import Clock
 from recipes.display import Display, Quiet
-from recipes.gather import Limited, admit, gather, of_one_kind, trained_folder
+from recipes.gather import Limited, admit, gather, of_one_kind, seconds_of_training, trained_folder
 from recipes.measure import Instruments
 from recipes.page import digest, write
 from recipes.recipe import Recipe, Workshop
@@ -108,6 +108,7 @@ class Run:
         self.tracker: Tracker = Silent()
         self.records: list[Record] = []
         self.places: list[Path] = []  # the folder of each record
+        self.trained: dict[str, Path] = {}  # where each teacher is kept, if it was trained here
         self.lessons: dict[str, dict[str, list[tuple[int, float]]]] = {}  # curves of teachers trained here
         self._trained = trained if trained is not None else workshop.runs
         self._open: list[tuple[Task, Splits]] = []
@@ -242,6 +243,7 @@ class Run:
 
         with self.clock.on("teachers"):
             found = gather(checkpoint, folder, self.workshop.data, self.device, self.opened, session)
+        self.trained[checkpoint.name] = folder
         if checkpoint.weights is None and (lessons := curves.read(folder)):
             self.lessons[f"teacher {checkpoint.name}"] = lessons
         return found
@@ -266,7 +268,7 @@ class Run:
             profile=cost,
             metric=task.metric,
             val=val,
-            seconds=self.clock.spent["teachers"],
+            seconds=seconds_of_training(self.trained[teacher.name]),
             seed=self.recipe.seed,
             commit=self.code.name,
             made=self._made(),
@@ -281,28 +283,32 @@ class Run:
     def _reuse(self, name: str) -> State | None:
         """The state a finished stage of that name left, here or in another run of the recipe, or None.
 
-        Raises ValueError where other code made it, unless the workshop says to reuse it.
+        What other code made or began is set aside, unless the workshop says to reuse it.
         """
-        folder = self.folder / name
-        adopted = folders.adopt(name, self.folder) if folders.finished(folder) is None else None
-        kept = folders.finished(folder)
-        if kept is None:
-            return None
-        if kept["sources"] != self.code.sources and not self.workshop.reuse:
-            raise ValueError(
-                f"{folder} was made by other code ({kept['code']}) than this ({self.code}): use it all the "
-                "same with --reuse, or delete that folder to do the stage again"
+        folder, reuse = self.folder / name, self.workshop.reuse
+        if folder.exists() and not (reuse or folders.by(folder, self.code)):
+            made = folders.maker(folder)
+            aside = folders.set_aside(folder)
+            self.display.note(
+                f"{name} was made by other code ({made}) than this ({self.code}): it is done again, and what "
+                f"was there is kept as {aside.name}; --reuse takes it as it is"
             )
+        adopted = not folders.finished(folder) and folders.adopt(
+            name, self.folder, None if reuse else self.code
+        )
+        if not folders.finished(folder):
+            return None
         record = self._note(folder)
         state = folders.take_out(folder / "state", self.recipe, self.teachers)
-        if adopted is not None:
+        if adopted:
             self._book(record, folder, self.recipe.stages[record.position - 1])
-        self.display.note(f"{name}: reused, made by {kept['code']} in {record.seconds:.1f} s")
+        self.display.note(f"{name}: reused, made by {folders.maker(folder)} in {record.seconds:.1f} s")
         return self._placed(state)
 
     def _work(self, name: str, position: int, stage: Stage, state: State) -> State:
         """Do a stage, prove it, keep it, measure it; the state handed on is the one read back from disk."""
         folder = self.folder / name
+        folders.begin(folder, self.code)
         seed = folders.seed_of(self.recipe.seed, position)
         bench = _Bench(
             self.clock,
@@ -339,7 +345,6 @@ class Run:
         with self.clock.on("saving"):
             write_json(folder / "widths.json", widths)
             write_text(folder / "record.json", record.to_json())
-            write_json(folder / "stage.json", {"code": str(self.code), "sources": self.code.sources})
             for loop in folder.glob("loop-*.safetensors"):
                 loop.unlink()
         self._book(self._note(folder), folder, stage)

@@ -36,7 +36,7 @@ _FREE = frozenset(
     pixel_shuffle pixel_unshuffle roll flip repeat gather scatter scatter_ index index_select
     index_put index_put_ slice_scatter select_scatter embedding masked_fill masked_fill_ where
     one_hot upsample_nearest2d upsample_nearest1d _local_scalar_dense _assert_async is_same_size
-    fill_ zero_ resize_ set_ detach im2col col2im _reshape_alias nonzero _unsafe_view
+    fill_ zero_ resize_ set_ detach im2col col2im _reshape_alias as_strided_ nonzero _unsafe_view
     """.split()  # noqa: SIM905 - a list would be four times as long
 )
 """aten operators that are not MACs by the convention above, beside every view and every pointwise one."""

@@ -209,10 +209,15 @@ def test_other_code_needs_reuse(bench: Workshop, monkeypatch: pytest.MonkeyPatch
     made = run(page, bench)
     newer = folders.Code("0123456789ab", "f" * 64)
     monkeypatch.setattr(folders, "this_code", lambda: newer)
-    with pytest.raises(ValueError, match=r"made by other code .*than this \(commit 0123456789ab\).*--reuse"):
-        run(page, bench)
-    again = run(page, replace(bench, reuse=True))
+    run(page, replace(bench, reuse=True), display=(told := Interrupt(-1)))
+    assert "reused, made by" in told.notes[0]
+    assert not list(made.folder.glob("01-nudge-*.1"))
+    again = run(page, bench, display=(told := Interrupt(-1)))
+    assert "made by other code" in told.notes[0]
+    assert "than this (commit 0123456789ab): it is done again" in told.notes[0]
     assert bits(again.state.student) == bits(made.state.student)
+    assert len(list(made.folder.glob("01-nudge-*.1/record.json"))) == 1
+    assert "0123456789ab" in (made.folder / "result.json").read_text()
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 6])
