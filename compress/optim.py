@@ -36,13 +36,14 @@ class FISTA:
     variant  "official" is the form of GAL's released code: the gradient is taken at m_k, which `values` then
              holds, and applied at the extrapolated point; kept to compare with
 
+    lr is a number, or one step size per unit (a diagonal metric: shrink and the test of `restart` follow it).
     Raises ValueError for lr <= 0. Source: Beck and Teboulle 2009, with the gradient gathered by the caller.
     """
 
     def __init__(
-        self, values: Tensor, lr: float, *, restart: Restart = "adaptive", variant: Variant = "textbook"
+        self, values: Tensor, lr: Tensor | float, *, restart: Restart = "adaptive", variant: Variant = "textbook"
     ) -> None:
-        if not lr > 0:
+        if not torch.as_tensor(lr > 0).all():
             raise ValueError(f"FISTA's step size must be positive, not {lr}")
         self.values = values
         self.lr = lr
@@ -62,7 +63,7 @@ class FISTA:
         proposed = shrink(self.values - self.lr * gradient, self.lr * l1)
         moved = proposed - self.solution
         if self.policy == "always" or (
-            self.policy == "adaptive" and torch.dot((self.values - proposed).flatten(), moved.flatten()) > 0
+            self.policy == "adaptive" and ((self.values - proposed) / self.lr * moved).sum() > 0
         ):
             self.restart()
         following = (1 + math.sqrt(1 + 4 * self.momentum**2)) / 2
@@ -89,6 +90,12 @@ class FISTA:
         self.values.copy_(shrink(extrapolated - self.lr * gradient, self.lr * l1))
 
     @torch.no_grad()
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply everything the solver holds by `factor` (units,): a change of the masks' units."""
+        self.values.mul_(factor)
+        self.solution = self.solution * factor
+
+    @torch.no_grad()
     def finish(self) -> Tensor:
         """Put the solution m_k itself into `values`, without extrapolation, and return it."""
         if self.variant == "textbook":
@@ -107,5 +114,6 @@ class FISTA:
         """Go on from `state_dict()`."""
         self.values.copy_(state["values"])
         self.solution = state["solution"].to(self.values).clone()
-        self.momentum, self.lr = float(state["momentum"]), float(state["lr"])
+        lr = state["lr"]
+        self.momentum, self.lr = float(state["momentum"]), lr.to(self.values) if isinstance(lr, Tensor) else lr
         self.restarts, self._fresh = int(state["restarts"]), bool(state["fresh"])

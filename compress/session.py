@@ -146,7 +146,7 @@ class Session:
         hands back its final state and yields nothing.
         """
         self._loops += 1
-        planned = min(total, self._limit.epochs) if self._limit is not None else total
+        planned = self.epochs_of(total)
         path = self._folder / f"loop-{self._loops}.safetensors" if self._folder else None
         start = self._restore(path, keep) if path is not None and path.exists() else 0
         self.total_epochs, self.finished_epochs = self.total_epochs + planned, self.finished_epochs + start
@@ -167,6 +167,10 @@ class Session:
             )
         if self._report is not None:
             self._report(values, step)
+
+    def epochs_of(self, total: int) -> int:
+        """How many of `total` epochs this session will really run."""
+        return min(total, self._limit.epochs) if self._limit is not None else total
 
     def _save(self, path: Path, finished: int, keep: Mapping[str, Stateful]) -> None:
         # A SIGINT between the write and the rename would be harmless; one inside the dict building is too.

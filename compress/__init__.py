@@ -1,0 +1,46 @@
+"""The methods, one file each: stages that a recipe puts in a row.
+
+    from compress import GAL, Finetune, Session, State
+
+    student = GAL(macs=0.5, epochs=2)(State((teacher,)), Session.bare(task)).student
+
+Names are fetched when they are first used: importing this package imports neither PyTorch nor a tracker.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compress.finetune import Finetune as Finetune
+    from compress.gal import GAL as GAL
+    from compress.prune import Prune as Prune
+    from compress.recalibrate import Recalibrate as Recalibrate
+    from compress.session import Sees as Sees
+    from compress.session import Session as Session
+    from compress.stage import Ranking as Ranking
+    from compress.stage import Stage as Stage
+    from compress.stage import State as State
+
+_HOMES = {
+    "Finetune": "compress.finetune",
+    "GAL": "compress.gal",
+    "Prune": "compress.prune",
+    "Recalibrate": "compress.recalibrate",
+    "Sees": "compress.session",
+    "Session": "compress.session",
+    "Ranking": "compress.stage",
+    "Stage": "compress.stage",
+    "State": "compress.stage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'compress' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,96 @@
+"""Fine-tuning: the student learns on, from labels, from the teacher's soft targets, or from both."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compress.losses import soft_targets
+from compress.session import Sees, Session
+from compress.stage import Stage, State
+from teachers.spec import Field, spec
+from teachers.train import cosine
+
+
+@spec
+class Finetune(Stage):
+    """Train the student, SGD with momentum, linear warm-up and cosine, and keep the last epoch.
+
+    loss = soft_targets * T^2 KL(teacher || student at temperature T) + labels * cross-entropy
+
+    Without labels (the default) it sees inputs only, and one teacher is asked; with labels alone no teacher
+    is. Takes the student so far (or a copy of the only teacher), leaves it trained.
+    Source of the soft targets: Hinton et al. 2015.
+    """
+
+    epochs: Annotated[int, Field(ge=1)]
+    """passes over train"""
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
+    """the highest learning rate, after the warm-up"""
+    soft_targets: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """weight of the teacher's soft targets; 0 asks no teacher"""
+    labels: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """weight of cross-entropy with the labels; 0 sees none"""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+    """of the soft targets"""
+    warmup: Annotated[float, Field(ge=0)] = 0.3
+    """epochs over which the learning rate rises; at most half of `epochs` is used"""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """of SGD, Nesterov's where it is above 0"""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2, on all parameters"""
+
+    def __post_init__(self) -> None:
+        if not self.soft_targets and not self.labels:
+            raise ValueError("Finetune has nothing to learn from: set soft_targets or labels above 0")
+
+    @property
+    def sees(self) -> Sees:  # type: ignore[override]
+        """Labels only where they are asked for."""
+        return Sees.LABELS if self.labels else Sees.INPUTS
+
+    def __call__(self, state: State, session: Session) -> State:
+        """Train a copy of the student. Raises Diverged where the loss is no longer finite."""
+        student = session.place(state.draft())
+        teacher = state.teacher().to(session.device) if self.soft_targets else None
+        learn = torch.optim.SGD(
+            student.parameters(), self.lr, self.momentum,
+            weight_decay=self.weight_decay, nesterov=self.momentum > 0,
+        )  # fmt: skip
+        steps = session.steps()
+        total = self.epochs * steps
+        schedule = cosine(learn, total, min(round(self.warmup * steps), total // 2))
+        for epoch in session.epochs(self.epochs, student=student, learn=learn, schedule=schedule):
+            student.train()
+            summed = torch.zeros((), device=session.device)
+            agreed = torch.zeros((), device=session.device)
+            seen = 0
+            for batch in session.batches():
+                with session.autocast():
+                    outputs = student(*batch.inputs)
+                    with torch.no_grad():
+                        wanted = teacher(*batch.inputs) if teacher is not None else None
+                loss = self._loss(outputs, wanted, batch.target)
+                learn.zero_grad()
+                loss.backward()
+                learn.step()
+                schedule.step()
+                with torch.no_grad():
+                    truth = wanted.argmax(1) if wanted is not None else batch.target
+                    summed += loss * len(batch)
+                    agreed += (outputs.argmax(1) == truth).sum()
+                    seen += len(batch)
+            told = "agreement" if teacher is not None else "train_accuracy"
+            session.log({"loss": (summed / seen).item(), told: (agreed / seen).item()}, epoch)
+        return replace(state, student=student.eval())
+
+    def _loss(self, outputs: Tensor, wanted: Tensor | None, truth: Tensor | None) -> Tensor:
+        loss = outputs.new_zeros((), dtype=torch.float32)
+        if wanted is not None:
+            loss = loss + self.soft_targets * soft_targets(outputs, wanted, self.temperature)
+        if self.labels:
+            assert truth is not None, "a session that shows labels hands them out"
+            loss = loss + self.labels * F.cross_entropy(outputs.float(), truth)
+        return loss

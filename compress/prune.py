@@ -1,0 +1,137 @@
+"""Pruning in one go, by torch-pruning's importances: the baselines that GAL is compared with."""
+
+import warnings
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compress.session import Sees, Session
+from compress.stage import Stage, State
+from students.budget import choose, floor, uniform
+from students.surgery import Anatomy, Values
+from teachers.signature import Signature
+from teachers.spec import Field, spec
+
+Importance = Literal["l1", "l2", "bn_scale", "taylor", "random"]
+
+
+@spec
+class Prune(Stage):
+    """Rank channels by an importance, cut the lowest until the MACs fit, in one go.
+
+    l1, l2      sum of |w|^p over everything that makes and reads a channel
+    bn_scale    |gamma| of its batch norm (Liu et al. 2017)
+    taylor      |w * dL/dw|, L the cross-entropy on a few labeled batches (Molchanov et al. 2019)
+    random      chance, for comparison
+
+    All are torch-pruning's group importances. Takes the student so far (or a copy of the only teacher),
+    leaves it cut and not trained: Recalibrate or Finetune come next. Sees nothing, but for taylor.
+    """
+
+    macs: Annotated[float, Field(gt=0, lt=1)]
+    """the budget: at most this share of the MACs of the network that comes in"""
+    importance: Importance = "l2"
+    """how channels are ranked"""
+    scope: Literal["layer", "network"] = "layer"
+    """"layer" takes the same share from every layer; "network" ranks all channels in one row, each layer's
+    importances divided by their mean"""
+    round_to: Annotated[int, Field(ge=1)] = 8
+    """widths are multiples of this, or left alone: odd widths cost accuracy and buy no time"""
+    batches: Annotated[int, Field(ge=1)] = 10
+    """how many batches taylor looks at"""
+
+    @property
+    def sees(self) -> Sees:  # type: ignore[override]
+        """Only taylor looks at data."""
+        return Sees.LABELS if self.importance == "taylor" else Sees.NOTHING
+
+    def plan(self, state: State, signature: Signature) -> list[str]:
+        """What would be touched, what is locked and why, and whether the budget can be met."""
+        return describe(Anatomy(state.draft(), signature.example(2)), self.macs, self.round_to)
+
+    def __call__(self, state: State, session: Session) -> State:
+        """Cut a copy. Raises ValueError where the budget cannot be met, or nothing can be cut."""
+        draft = session.place(state.draft())
+        inputs = tuple(x.to(session.device) for x in state.teachers[0].signature.example(2))
+        anatomy = Anatomy(draft, inputs)
+        if self.importance == "taylor":
+            self._gather(draft, session)
+        scores = _scores(draft, inputs, anatomy, self.importance)
+        draft.zero_grad(set_to_none=True)
+        priority = uniform(anatomy, scores) if self.scope == "layer" else scores
+        alive = choose(anatomy, priority, int(self.macs * anatomy.macs), self.round_to)
+        session.log({"macs": anatomy.cost(alive), "channels": float(alive.sum())}, 0)
+        return replace(state, student=anatomy.cut(draft, alive).eval())
+
+    def _gather(self, draft: nn.Module, session: Session) -> None:
+        """Gradients of the cross-entropy, summed over a few batches, in eval mode."""
+        draft.eval()
+        for count, batch in enumerate(session.batches()):
+            if count == self.batches:
+                break
+            with session.autocast():
+                outputs = draft(*batch.inputs)
+            assert batch.target is not None, "taylor sees labels"
+            F.cross_entropy(outputs.float(), batch.target).backward()
+
+
+def describe(anatomy: Anatomy, macs: float | None, round_to: int) -> list[str]:
+    """The plan of a pruning stage, in lines: what may go, what is locked, where the floor lies."""
+    least = floor(anatomy, round_to)
+    lines = []
+    if anatomy.channels:
+        channels = sum(group.width for group in anatomy.groups)
+        lines.append(f"may cut {channels} channels in {len(anatomy.groups)} groups")
+    for kind in ("block", "branch"):
+        if names := [whole.name for whole in anatomy.wholes if whole.kind == kind]:
+            plural = "branches" if kind == "branch" else "blocks"
+            lines.append(f"may take out {len(names)} {plural}: {', '.join(names)}")
+    lines += [f"locked: {lock}" for lock in anatomy.locked]
+    lines.append(f"smallest reachable: {least / 1e6:.3f} M MACs, {least / anatomy.macs:.1%} of what comes in")
+    if macs is not None:
+        verdict = "can be met" if macs * anatomy.macs >= least else "CANNOT be met"
+        lines.append(f"budget: {macs:.1%}, {macs * anatomy.macs / 1e6:.3f} M MACs: {verdict}")
+    return lines
+
+
+def _scores(network: nn.Module, inputs: tuple[torch.Tensor, ...], anatomy: Anatomy, importance: Importance) -> Values:
+    """torch-pruning's importance of every unit, each group's divided by its mean: (units,)."""
+    import torch_pruning as tp
+
+    rank: Any = {
+        "l1": lambda: tp.importance.MagnitudeImportance(p=1),
+        "l2": lambda: tp.importance.MagnitudeImportance(p=2),
+        "bn_scale": tp.importance.BNScaleImportance,
+        "taylor": tp.importance.TaylorImportance,
+        "random": tp.importance.RandomImportance,
+    }[importance]()
+    names = {module: name for name, module in network.named_modules()}
+    numbers = {group.name: number for number, group in enumerate(anatomy.groups)}
+    scores = np.zeros(anatomy.size)
+    training = {module: module.training for module in network.modules()}
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = tp.DependencyGraph().build_dependency(network, inputs, verbose=False)
+        for proposal in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
+            number = numbers.get(names[proposal[0].dep.target.module])
+            if number is None:
+                continue  # locked
+            for name, parameter in network.named_parameters():
+                parameter.grad = gradients[name]
+            value = rank(proposal)
+            if value is None:
+                raise ValueError(
+                    f"'{anatomy.groups[number].name}' has no {importance} importance (no batch norm, or no gradient): "
+                    "choose l1 or l2"
+                )
+            width = anatomy.groups[number].width
+            unit = np.arange(len(value)) % width
+            np.add.at(scores, anatomy.span(number).start + unit, value.detach().cpu().double().numpy())
+    for module, mode in training.items():
+        module.training = mode
+    return scores

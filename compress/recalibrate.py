@@ -1,0 +1,62 @@
+"""Recalibration: batch-norm statistics measured anew, from unlabeled batches."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Annotated, ClassVar
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from compress.session import Sees, Session
+from compress.stage import Stage, State
+from teachers.spec import Field, spec
+from teachers.task import Batch
+
+
+@spec
+class Recalibrate(Stage):
+    """Set every batch norm's running mean and variance to the plain average over a number of train batches.
+
+    A cut changes what reaches a norm; its old statistics are then wrong, and putting them right costs only
+    forward passes. No weight changes. Takes the student so far, leaves it with new statistics.
+    """
+
+    batches: Annotated[int, Field(ge=1)] = 50
+    """how many batches to average over; passes over train as needed"""
+
+    sees: ClassVar[Sees] = Sees.INPUTS
+
+    def __call__(self, state: State, session: Session) -> State:
+        """Measure on a copy of the student. Raises ValueError where it has no batch norm with statistics."""
+        student = session.place(state.draft())
+        recalibrate(student, islice(_endless(session), self.batches), session)
+        return replace(state, student=student.eval())
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterator[Batch], session: Session) -> None:
+    """Set the running statistics of `network` in place from `batches`; its other modules stay in eval mode."""
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        raise ValueError(
+            f"{type(network).__name__} has no batch norm with running statistics: there is nothing to recalibrate"
+        )
+    network.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the cumulative average
+        norm.train()
+    for batch in batches:
+        with session.autocast():
+            network(*batch.inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
+
+
+def _endless(session: Session) -> Iterator[Batch]:
+    while True:
+        yield from session.batches()
