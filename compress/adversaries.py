@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ class Discriminator(nn.Module):
         self.official = official
         self.register_buffer("spread", torch.ones(()))
         widths = (classes, 128, 256, 128, 1)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
             # N(0, 0.01) leaves outputs at 0.5 +- 0.0002 for long; He's scale lets the game begin at once.

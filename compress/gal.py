@@ -8,13 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.adversaries import Discriminator
 from compress.losses import Reduction, discriminator_loss, generator_loss, output_matching
 from compress.optim import FISTA, Variant
 from compress.prune import describe
-from compress.session import Sees, Session
+from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
 from students.budget import choose, floor
 from students.surgery import Alive, Anatomy, Kind, SoftMasks
@@ -95,7 +94,9 @@ class GAL(Stage):
 
     def plan(self, state: State, signature: Signature) -> list[str]:
         """What would be touched, what is locked and why, and whether the budget can be met."""
-        return describe(Anatomy(state.draft(), signature.example(2), self.structures), self.macs, self.round_to)
+        return describe(
+            Anatomy(state.draft(), signature.example(2), self.structures), self.macs, self.round_to
+        )
 
     def __call__(self, state: State, session: Session) -> State:
         """Search, freeze, cut.
@@ -110,13 +111,15 @@ class GAL(Stage):
         search = Search(self, anatomy, student, session.epochs_of(self.epochs) * session.steps())
         if self.macs is not None and floor(anatomy, self.round_to) > search.budget:
             choose(anatomy, np.zeros(anatomy.size), search.budget, self.round_to)  # says what holds it up
-        discriminator = Discriminator(teacher.signature.classes, official=self.variant == "official").to(session.device)
+        discriminator = Discriminator(teacher.signature.classes, official=self.variant == "official").to(
+            session.device
+        )
         tell = torch.optim.SGD(
             discriminator.parameters(), self.discriminator_lr, self.momentum, weight_decay=self.weight_decay
         )
         learn = torch.optim.SGD(student.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay)
         schedule = cosine(learn, search.steps, search.steps // 20)
-        keep = {"student": student, "masks": search, "discriminator": discriminator,
+        keep: dict[str, Stateful] = {"student": student, "masks": search, "discriminator": discriminator,
                 "learn": learn, "tell": tell, "schedule": schedule}  # fmt: skip
 
         for epoch in session.epochs(self.epochs, **keep):
@@ -131,7 +134,9 @@ class GAL(Stage):
                     given = search.masks(*batch.inputs)
                 wanted, given = wanted.float(), given.float()
 
-                game = discriminator_loss(discriminator(wanted), discriminator(given.detach()), self.regularisation)
+                game = discriminator_loss(
+                    discriminator(wanted), discriminator(given.detach()), self.regularisation
+                )
                 tell.zero_grad()
                 game.backward()
                 tell.step()
@@ -300,7 +305,9 @@ class Search:
     def _freeze(self) -> None:
         """Choose the support that meets the budget in round widths; its masks stay, all others are 0 for good."""
         value = self.solution().cpu().double().numpy()
-        worth = value * np.sqrt(self.curvature.cpu().double().numpy()) / self.costs.clamp_min(1e-9).cpu().numpy()
+        worth = (
+            value * np.sqrt(self.curvature.cpu().double().numpy()) / self.costs.clamp_min(1e-9).cpu().numpy()
+        )
         # Among the dead, those that came nearest to living are the first to be taken back.
         near = (self.masks.values.detach() - self.solution()).cpu().double().numpy()
         priority = np.where(value > 0, worth, 1e-9 * np.tanh(near))
@@ -333,7 +340,7 @@ class Search:
         if alive.all():
             raise ValueError(
                 f"GAL switched nothing off: a penalty of l1={self.settings.l1:g} is too weak for "
-                f"{self.steps} steps (smallest mask {self.solution().min().item():.3f}); raise it, or give a budget: macs"
+                f"{self.steps} steps (smallest mask {self.solution().min().item():.3f}); raise it, or set macs"
             )
         if self.support is None:
             self._fix(alive)

@@ -41,7 +41,12 @@ class FISTA:
     """
 
     def __init__(
-        self, values: Tensor, lr: Tensor | float, *, restart: Restart = "adaptive", variant: Variant = "textbook"
+        self,
+        values: Tensor,
+        lr: Tensor | float,
+        *,
+        restart: Restart = "adaptive",
+        variant: Variant = "textbook",
     ) -> None:
         if not torch.as_tensor(lr > 0).all():
             raise ValueError(f"FISTA's step size must be positive, not {lr}")
@@ -115,5 +120,8 @@ class FISTA:
         self.values.copy_(state["values"])
         self.solution = state["solution"].to(self.values).clone()
         lr = state["lr"]
-        self.momentum, self.lr = float(state["momentum"]), lr.to(self.values) if isinstance(lr, Tensor) else lr
+        self.momentum, self.lr = (
+            float(state["momentum"]),
+            lr.to(self.values) if isinstance(lr, Tensor) else lr,
+        )
         self.restarts, self._fresh = int(state["restarts"]), bool(state["fresh"])

@@ -98,7 +98,9 @@ def describe(anatomy: Anatomy, macs: float | None, round_to: int) -> list[str]:
     return lines
 
 
-def _scores(network: nn.Module, inputs: tuple[torch.Tensor, ...], anatomy: Anatomy, importance: Importance) -> Values:
+def _scores(
+    network: nn.Module, inputs: tuple[torch.Tensor, ...], anatomy: Anatomy, importance: Importance
+) -> Values:
     """torch-pruning's importance of every unit, each group's divided by its mean: (units,)."""
     import torch_pruning as tp
 

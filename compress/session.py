@@ -122,18 +122,24 @@ class Session:
 
     def _open(self, split: Split) -> Splits:
         if self.sees is Sees.NOTHING:
-            raise ValueError(f"{self.name} sees nothing, yet asked for {split.value} data: declare what it sees")
+            raise ValueError(
+                f"{self.name} sees nothing, yet asked for {split.value} data: declare what it sees"
+            )
         if split not in (Split.TRAIN, Split.VAL):
-            raise ValueError(f"{self.name} asked for the test split, which is read once, by the runner, at the end")
+            raise ValueError(
+                f"{self.name} asked for the test split, which is read once, by the runner, at the end"
+            )
         if self._splits is None:
-            raise ValueError(f"{self.name} asked for {split.value} data, but its session was made without a task")
+            raise ValueError(
+                f"{self.name} asked for {split.value} data, but its session was made without a task"
+            )
         return self._splits
 
     # -- work ---------------------------------------------------------------------------------------------
 
     def place(self, module: M) -> M:
         """The module on this device, with 4-D weights in channels_last order (faster convolutions)."""
-        return module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast where the precision says so, nothing otherwise."""
@@ -160,7 +166,11 @@ class Session:
         """Tell how it goes, with bare names: {"gap": 0.3}. Raises Diverged where a value is not finite."""
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}
         if bad:
-            kept = f"the last finished epoch is kept in {self._folder}" if self._folder else "nothing is kept: no folder"
+            kept = (
+                f"the last finished epoch is kept in {self._folder}"
+                if self._folder
+                else "nothing is kept: no folder"
+            )
             raise Diverged(
                 f"{self.name}: {', '.join(f'{k} is {v}' for k, v in bad.items())} at epoch {step + 1}; {kept}. "
                 "A smaller learning rate, or fp32 in place of bf16, usually helps"
@@ -200,6 +210,7 @@ class Session:
 def stop_on_signals() -> None:
     """Turn SIGTERM into `Stopped`, as Ctrl-C already is KeyboardInterrupt; in the main thread only."""
     if threading.current_thread() is threading.main_thread():
+
         def stop(signum: int, frame: object) -> None:
             raise Stopped(f"asked to stop by {signal.Signals(signum).name}")
 

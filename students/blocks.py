@@ -8,7 +8,7 @@ factor >= 0 (ReLU, pooling, dropout), in a linear map or a norm: there the scala
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,15 +20,15 @@ from torch.nn.modules.conv import _ConvNd
 
 from students.groups import Locked
 
-_ADDS = {operator.add, operator.iadd, torch.add}
-_CATS = {torch.cat, torch.concat}
+_ADDS: Collection[object] = {operator.add, operator.iadd, torch.add}
+_CATS: Collection[object] = {torch.cat, torch.concat}
 # f(c x) = c f(x) for every c >= 0: a factor behind these may be moved before them.
 _SCALES_MODULES = (
     nn.ReLU, nn.LeakyReLU, nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten,
     nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd,
     nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd,
 )  # fmt: skip
-_SCALES_FUNCTIONS = {
+_SCALES_FUNCTIONS: Collection[object] = {
     torch.relu, F.relu, F.leaky_relu, F.dropout, F.avg_pool2d, F.max_pool2d, F.adaptive_avg_pool2d, torch.flatten,
 }  # fmt: skip
 _SCALES_METHODS = {"relu", "relu_", "contiguous", "flatten"}
@@ -77,7 +77,9 @@ def find_wholes(network: nn.Module, kinds: Sequence[str]) -> tuple[tuple[Whole, 
     found: list[Whole] = []
     locked: list[Locked] = []
     for node in graph.graph.nodes:
-        if "block" in kinds and (_is(node, _ADDS) or (node.op == "call_method" and node.target in ("add", "add_"))):
+        if "block" in kinds and (
+            _is(node, _ADDS) or (node.op == "call_method" and node.target in ("add", "add_"))
+        ):
             candidates = _residual(node, ancestors, modules)
         elif "branch" in kinds and _is(node, _CATS):
             candidates = _operands(node, ancestors, modules)
@@ -87,10 +89,16 @@ def find_wholes(network: nn.Module, kinds: Sequence[str]) -> tuple[tuple[Whole, 
         for operand, exclusive in candidates:
             tail = _tail(_parts(node)[operand], node, modules)
             inside = frozenset(str(n.target) for n in exclusive if n.op == "call_module")
-            name = _common(inside) if kind == "block" else (str(tail.target) if isinstance(tail, fx.Node) else node.name)
+            name = (
+                _common(inside)
+                if kind == "block"
+                else (str(tail.target) if isinstance(tail, fx.Node) else node.name)
+            )
             if not isinstance(tail, fx.Node):
                 locked.append(Locked(name, tail))
-            elif leak := [n.name for n in exclusive for user in n.users if user not in exclusive and user is not node]:
+            elif leak := [
+                n.name for n in exclusive for user in n.users if user not in exclusive and user is not node
+            ]:
                 locked.append(Locked(name, f"'{leak[0]}' inside it is also read elsewhere"))
             else:
                 found.append(Whole(kind, name, node.name, operand, str(tail.target), inside))
@@ -109,7 +117,9 @@ def take_out(network: nn.Module, dead: Iterable[Whole]) -> fx.GraphModule:
         parts = _parts(node)
         left = [part for place, part in enumerate(parts) if place not in {whole.operand for whole in wholes}]
         if not left:
-            raise ValueError(f"'{name}' would lose everything it joins ({', '.join(w.name for w in wholes)}): keep one")
+            raise ValueError(
+                f"'{name}' would lose everything it joins ({', '.join(w.name for w in wholes)}): keep one"
+            )
         if len(left) == 1:
             node.replace_all_uses_with(left[0])
             graph.graph.erase_node(node)
@@ -127,7 +137,7 @@ def take_out(network: nn.Module, dead: Iterable[Whole]) -> fx.GraphModule:
 # -- reading the graph --------------------------------------------------------------------------------------
 
 
-def _is(node: fx.Node, functions: set[object]) -> bool:
+def _is(node: fx.Node, functions: Collection[object]) -> bool:
     return node.op == "call_function" and node.target in functions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,9 @@ def uniform(anatomy: Anatomy, scores: Values) -> Values:
         span = anatomy.span(number)
         ranks[span][np.argsort(scores[span], kind="stable")] = (np.arange(group.width) + 1) / group.width
     wholes = scores[anatomy.first_whole :]
-    ranks[anatomy.first_whole :][np.argsort(wholes, kind="stable")] = (np.arange(len(wholes)) + 1) / max(len(wholes), 1)
+    ranks[anatomy.first_whole :][np.argsort(wholes, kind="stable")] = (np.arange(len(wholes)) + 1) / max(
+        len(wholes), 1
+    )
     return ranks
 
 
@@ -88,8 +91,8 @@ def _bundles(anatomy: Anatomy, priority: Values, round_to: int) -> list[_Bundle]
         for number, group in enumerate(anatomy.groups):
             span = anatomy.span(number)
             ranked = span.start + np.argsort(-priority[span], kind="stable")  # best first
-            stops = [stop for stop in range(round_to, group.width, round_to)] + [group.width]
-            for order, (start, stop) in enumerate(zip(stops[:-1], stops[1:], strict=True)):
+            stops = [*list(range(round_to, group.width, round_to)), group.width]
+            for order, (start, stop) in enumerate(itertools.pairwise(stops)):
                 units = tuple(int(u) for u in ranked[start:stop])
                 bundles.append(_Bundle(units, float(np.mean(priority[list(units)])), number, -order))
     for place in range(len(anatomy.wholes)):

@@ -81,7 +81,9 @@ def refuse_tied(network: nn.Module) -> None:
             )
 
 
-def find_groups(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[tuple[Group, ...], tuple[Locked, ...]]:
+def find_groups(
+    network: nn.Module, inputs: tuple[Tensor, ...]
+) -> tuple[tuple[Group, ...], tuple[Locked, ...]]:
     """All channel groups of `network` that can be cut, and those that cannot, with reasons.
 
     `network` is not touched: a copy is traced and cut. `inputs` are example inputs of batch size >= 1.
@@ -106,7 +108,12 @@ def find_groups(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[tuple[G
 # -- the cut ------------------------------------------------------------------------------------------------
 
 
-def cut(network: nn.Module, dead: Mapping[str, Tensor], groups: Iterable[Group], gone: frozenset[str] = frozenset()) -> None:
+def cut(
+    network: nn.Module,
+    dead: Mapping[str, Tensor],
+    groups: Iterable[Group],
+    gone: frozenset[str] = frozenset(),
+) -> None:
     """Remove units in place: `dead` gives, by group name, a boolean vector (width,), True where the unit goes.
 
     Modules named in `gone` disappear as a whole elsewhere and are passed over. Every module is sliced once, with
@@ -129,8 +136,8 @@ def _slice(module: nn.Module, name: str, axis: Axis, drop: Tensor) -> None:
         _slice_conv(module, name, axis, drop)
     elif isinstance(module, nn.Linear):
         dim = 1 if axis == "in" else 0
-        size = module.weight.shape[dim]
-        _keep(module, "weight", dim, keep := _kept(size, drop, name))
+        keep = _kept(module.weight.shape[dim], drop, name)
+        _keep(module, "weight", dim, keep)
         if dim == 0:
             _keep(module, "bias", 0, keep)
             module.out_features = len(keep)
@@ -231,7 +238,9 @@ def _translate(root: str, proposal: object, names: Mapping[nn.Module, str], grap
     for item in proposal:  # type: ignore[attr-defined]
         module = item.dep.target.module
         if isinstance(module, nn.Parameter):
-            return Locked(root, "a bare parameter of the network takes part, which cannot be narrowed by name")
+            return Locked(
+                root, "a bare parameter of the network takes part, which cannot be narrowed by name"
+            )
         if module not in names:
             continue  # an operation, not a module: it holds nothing to cut
         roots = item.root_idxs
@@ -239,7 +248,9 @@ def _translate(root: str, proposal: object, names: Mapping[nn.Module, str], grap
             return Locked(root, f"the channels cannot be followed into '{names[module]}'")
         reads = graph.is_in_channel_pruning_fn(item.dep.handler)  # type: ignore[attr-defined]
         makes = graph.is_out_channel_pruning_fn(item.dep.handler)  # type: ignore[attr-defined]
-        depthwise = isinstance(module, _ConvNd) and module.groups == module.out_channels == module.in_channels > 1
+        depthwise = (
+            isinstance(module, _ConvNd) and module.groups == module.out_channels == module.in_channels > 1
+        )
         axis: Axis = "both" if depthwise or (reads and makes) else "in" if reads else "out"
         raw.append((names[module], module, axis, torch.tensor(list(item.idxs)), torch.tensor(roots)))
     channels = len(raw[0][3])
@@ -251,7 +262,9 @@ def _translate(root: str, proposal: object, names: Mapping[nn.Module, str], grap
     ]
     width = channels // math.lcm(*ties) if ties else channels
     if ties and channels % math.lcm(*ties):
-        return Locked(root, f"its {channels} channels do not divide into {math.lcm(*ties)} convolution groups")
+        return Locked(
+            root, f"its {channels} channels do not divide into {math.lcm(*ties)} convolution groups"
+        )
     if width < 2:
         return Locked(root, "it has a single unit, and a layer keeps at least one")
     merged: dict[tuple[str, Axis], list[tuple[Tensor, Tensor]]] = defaultdict(list)
@@ -322,7 +335,11 @@ def _put_back(module: nn.Module, state: dict[str, object]) -> None:
 
 def _wiggle(tensor: Tensor) -> Tensor:
     # A single sample would hide what a batch shows: a view(-1, 64) that folds channels into the batch.
-    return torch.cat([tensor, tensor.flip(0) * 0.9]) if tensor.is_floating_point() and len(tensor) == 1 else tensor
+    return (
+        torch.cat([tensor, tensor.flip(0) * 0.9])
+        if tensor.is_floating_point() and len(tensor) == 1
+        else tensor
+    )
 
 
 def _output(network: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -332,7 +349,7 @@ def _output(network: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
 def _output_of(output: object) -> Tensor:
     if not isinstance(output, Tensor):
         raise ValueError(
-            f"the network gives a {type(output).__name__}; a single tensor of outputs is needed: wrap it so that it does"
+            f"the network gives a {type(output).__name__}; one tensor is needed: wrap it so that it does"
         )
     return output
 
@@ -349,7 +366,9 @@ def _inputs_of(module: nn.Module) -> int:
         return module.in_channels
     if isinstance(module, nn.Linear):
         return module.in_features
-    raise ValueError(f"a {type(module).__name__} reads channels, but only convolutions and linear layers carry a mask")
+    raise ValueError(
+        f"a {type(module).__name__} reads channels, but only convolutions and linear layers carry a mask"
+    )
 
 
 def scale_inputs(module: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:

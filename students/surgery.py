@@ -49,7 +49,11 @@ class Anatomy:
     """
 
     def __init__(
-        self, network: nn.Module, inputs: tuple[Tensor, ...], kinds: Sequence[Kind] = ("channel",), only: str = ""
+        self,
+        network: nn.Module,
+        inputs: tuple[Tensor, ...],
+        kinds: Sequence[Kind] = ("channel",),
+        only: str = "",
     ) -> None:
         """Study `network`, which is not touched, on example `inputs`.
 
@@ -70,7 +74,9 @@ class Anatomy:
         self._index()
         if not len(self.wholes) and not (self.groups and self.channels):
             reasons = "; ".join(map(str, self.locked)) or "no convolution or linear layer feeds another"
-            raise ValueError(f"{type(network).__name__} has no {' or '.join(kinds)} that can be cut: {reasons}")
+            raise ValueError(
+                f"{type(network).__name__} has no {' or '.join(kinds)} that can be cut: {reasons}"
+            )
 
     # -- the row of units ---------------------------------------------------------------------------------
 
@@ -176,7 +182,9 @@ class Anatomy:
         left = self._base * outs * ins * ~(self._gates & ~alive).any(axis=1)
         worst = int(np.argmax(left))
         name = self.layers[worst].name
-        why = next((f" ({lock})" for lock in self.locked if lock.name.split(".")[0] == name.split(".")[0]), "")
+        why = next(
+            (f" ({lock})" for lock in self.locked if lock.name.split(".")[0] == name.split(".")[0]), ""
+        )
         return f"'{name}' with {left[worst] / 1e6:.2f} M MACs{why}"
 
     # -- the cut ------------------------------------------------------------------------------------------
@@ -203,7 +211,11 @@ class Anatomy:
         return ""
 
     def _admit(
-        self, network: nn.Module, inputs: tuple[Tensor, ...], wholes: Iterable[Whole], groups: dict[str, Group]
+        self,
+        network: nn.Module,
+        inputs: tuple[Tensor, ...],
+        wholes: Iterable[Whole],
+        groups: dict[str, Group],
     ) -> tuple[tuple[Whole, ...], tuple[Locked, ...]]:
         """Prove every block and branch: the network without it equals the network in which it is multiplied by 0."""
         kept: list[Whole] = []

@@ -1,0 +1,166 @@
+"""GAL against pruning in one go, on CIFAR-10 ResNets: same MACs, same epochs, several seeds.
+
+    python -m recipes.benchmarks.gal_cifar10 --data DATA --teachers TEACHERS [--depth 20] [--seeds 0 1 2]
+
+DATA holds the image folder `cifar10/{train,test}/<class>/`, TEACHERS the checkpoints of `teachers.zoo`. Rows go to
+reports/results/gal-cifar10.jsonl, one a run; a run that is there already is passed over. `--table` draws the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from compress.finetune import Finetune
+from compress.gal import GAL
+from compress.prune import Importance, Prune
+from compress.recalibrate import Recalibrate
+from compress.session import Precision, Session
+from compress.stage import Stage, State
+from recipes.benchmarks.rows import Rows
+from reports.evaluate import TestScore, evaluate
+from reports.profile import macs as count_macs
+from teachers.task import Split, Splits
+from teachers.teacher import Teacher
+from teachers.zoo import RESNET20_JPEG, RESNET56_JPEG
+
+RESULTS = Path(__file__).parents[2] / "reports" / "results"
+ROWS = Rows(
+    RESULTS / "gal-cifar10.jsonl", ("network", "method", "budget", "round_to", "epochs", "lr", "seed")
+)
+
+
+def stage_of(method: str, budget: float, round_to: int, search: int) -> Stage:
+    """The stage that a row measures: `gal`, `gal-block`, `gal-joint`, or a baseline by its importance."""
+    if method == "gal":
+        return GAL(macs=budget, round_to=round_to, epochs=search)
+    if method == "gal-block":
+        return GAL(macs=budget, round_to=round_to, epochs=search, structures=("block",))
+    if method == "gal-joint":
+        return GAL(macs=budget, round_to=round_to, epochs=search, structures=("channel", "block"))
+    importance, _, scope = method.partition("@")
+    assert importance in get_args(Importance), f"no method is called {method}"
+    return Prune(macs=budget, importance=importance, round_to=round_to, scope=scope or "layer")  # type: ignore[arg-type]
+
+
+class Bench:
+    """One network, its data, and the three measurements of a run."""
+
+    def __init__(self, depth: int, data: Path, teachers: Path, precision: Precision, quiet: bool) -> None:
+        known = RESNET20_JPEG if depth == 20 else RESNET56_JPEG
+        self.teacher: Teacher = known.checkpoint.load(teachers)
+        self.task = known.checkpoint.task
+        self.splits: Splits = self.task.open(data)
+        self.precision = precision
+        self.quiet = quiet
+        self.full = count_macs(self.teacher.module, self.teacher.signature.example(1))
+
+    def session(self, stage: Stage, seed: int) -> Session:
+        def told(values: Mapping[str, float], epoch: int) -> None:
+            if not self.quiet:
+                print(
+                    f"  {type(stage).__name__} {epoch + 1}",
+                    {k: round(v, 4) for k, v in values.items()},
+                    flush=True,
+                )
+
+        return Session(
+            splits=self.splits, sees=stage.sees, precision=self.precision, seed=seed, report=told,
+            name=type(stage).__name__,
+        )  # fmt: skip
+
+    def score(self, network: nn.Module, split: Split = Split.TEST) -> float:
+        """Accuracy on test: read for the table alone, nothing is chosen by it."""
+        batches = self.splits.batches(split, torch.device("cpu"))
+        context = torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+        return evaluate(
+            network, batches, self.task.predict, self.task.score, kind=TestScore, autocast=lambda: context
+        ).value
+
+    def run(
+        self, method: str, budget: float, round_to: int, epochs: int, search: int, lr: float, seed: int
+    ) -> dict[str, Any]:
+        """Prune, recalibrate, fine-tune for what is left of `epochs`, and measure after each."""
+        torch.manual_seed(seed)
+        start = time.perf_counter()
+        stage = stage_of(method, budget, round_to, search)
+        state = stage(State((self.teacher,)), self.session(stage, seed))
+        searched = time.perf_counter() - start
+        assert state.student is not None
+        row: dict[str, Any] = {"cut": self.score(state.student)}
+        fresh = Recalibrate(batches=50)
+        state = fresh(state, self.session(fresh, seed + 1000))
+        assert state.student is not None
+        row["recalibrated"] = self.score(state.student)
+        tune = Finetune(epochs=epochs - (search if method.startswith("gal") else 0), lr=lr)
+        start = time.perf_counter()
+        state = tune(state, self.session(tune, seed + 2000))
+        assert state.student is not None
+        row["seconds"] = round(searched + time.perf_counter() - start, 1)
+        row["finetuned"] = self.score(state.student)
+        row["macs"] = count_macs(state.student, self.teacher.signature.example(1)) / self.full
+        row["params"] = sum(p.numel() for p in state.student.parameters())
+        convs = {n: m.out_channels for n, m in state.student.named_modules() if isinstance(m, nn.Conv2d)}
+        row["widths"] = [width for name, width in convs.items() if name.endswith("conv1") and "." in name]
+        return row
+
+
+def main() -> None:
+    """Measure what is asked for and not there yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar10/")
+    parser.add_argument("--teachers", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--depth", type=int, choices=(20, 56), default=20)
+    parser.add_argument("--methods", nargs="+", default=["gal", "l2", "bn_scale", "taylor", "random"])
+    parser.add_argument(
+        "--budgets", nargs="+", default=["0.5:8", "0.3:4"], help="share of the MACs : round_to"
+    )
+    parser.add_argument("--epochs", type=int, default=5, help="in all, the search counted")
+    parser.add_argument("--search", type=int, default=1, help="of which GAL searches")
+    parser.add_argument("--lr", type=float, default=0.05, help="of the fine-tuning")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--quiet", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    bench: Bench | None = None
+    for seed in arguments.seeds:
+        for budget, round_to in (text.split(":") for text in arguments.budgets):
+            for method in arguments.methods:
+                key = {"network": f"resnet{arguments.depth}", "method": method, "budget": float(budget),
+                       "round_to": int(round_to), "epochs": arguments.epochs, "lr": arguments.lr, "seed": seed}  # fmt: skip
+                if ROWS.has(**key):
+                    continue
+                if bench is None:
+                    bench = Bench(
+                        arguments.depth,
+                        arguments.data,
+                        arguments.teachers,
+                        arguments.precision,
+                        arguments.quiet,
+                    )
+                print(key, flush=True)
+                row = bench.run(
+                    method,
+                    float(budget),
+                    int(round_to),
+                    arguments.epochs,
+                    arguments.search,
+                    arguments.lr,
+                    seed,
+                )
+                ROWS.add({**key, **row, "precision": arguments.precision, "search": arguments.search})
+                print({k: v for k, v in row.items() if k != "widths"}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
