@@ -1,0 +1,34 @@
+"""One toy recipe per method, seconds each on a CPU: the house tests run over all of them.
+
+A new method joins by one line in `RECIPES`.
+"""
+
+from compress import GAL, Finetune, Prune, Recalibrate
+from compress.stage import Stage
+from recipes.recipe import Recipe
+from teachers.networks import DigitsCNN
+from teachers.tasks import Toy
+from teachers.teacher import Checkpoint
+from teachers.train import Train
+
+TASK = Toy(samples=160, batch=32)
+TEACHER = Checkpoint(
+    name="toy", network=DigitsCNN(classes=3), task=TASK, train=Train(epochs=4, lr=0.05, warmup=1)
+)
+
+
+def _toy(name: str, *stages: Stage) -> Recipe:
+    return Recipe(name=name, task=TASK, teachers=(TEACHER,), stages=stages)
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _toy("gal", GAL(macs=0.5, epochs=2), Finetune(epochs=2)),
+        _toy("prune", Prune(macs=0.5), Recalibrate(batches=4)),
+        _toy("prune-taylor", Prune(macs=0.5, importance="taylor", batches=2)),
+        _toy("finetune", Finetune(epochs=2, lr=0.01)),
+        _toy("finetune-labels", Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1)),
+        _toy("recalibrate", Recalibrate(batches=4)),
+    )
+}
