@@ -16,8 +16,9 @@ help:
 	@echo 'make slow    the slow tests too'
 	@echo 'make clean   remove the virtual environment'
 
+# One thread: images of 8x8 gain nothing from a second one, and lose much where another program wants it.
 demo: $(READY)
-	$(BIN)/decoct run recipes/book/digits.yaml
+	$(BIN)/decoct run recipes/book/digits.yaml --threads 1
 
 test: check
 	$(BIN)/python -m pytest -m "not slow and not gpu"
