@@ -158,9 +158,8 @@ def _row(record: Record, first: Record) -> tuple[str, ...]:
 
 def _show(run: Run) -> None:
     """The table, and where everything lies."""
-    run.display.table(
-        f"\n{run.recipe.name}", _COLUMNS, [_row(record, run.records[0]) for record in run.records]
-    )
+    rows = [_row(record, run.records[0]) for record in run.records]
+    run.display.table(run.recipe.name, _COLUMNS, rows)
     if run.limit is not None:
         run.display.note("rehearsed: every stage ran, and its student was saved; nothing of it was kept")
         return

@@ -20,7 +20,7 @@ from recipes.run import Quiet, run
 from reports.record import Record
 from students import compact
 from students.files import write_json
-from teachers.networks import DigitsCNN
+from teachers.networks import DigitsCNN, Own
 from teachers.spec import Field, spec
 from teachers.tasks import Toy
 from teachers.teacher import Checkpoint
@@ -322,6 +322,18 @@ def test_weights_given(bench: Workshop, tmp_path: Path) -> None:
     given = Checkpoint(name="toy", network=TEACHER.network, task=TASK, weights=str(weights))
     made = run(replace(recipe(Nudge(epochs=1), name="given"), teachers=(given,)), bench)
     assert made.records[0].val is not None
+
+
+def test_network_of_ones_own(bench: Workshop) -> None:
+    """A network whose code cannot be traced is kept as the call that made it."""
+    network = Own(factory="own_network:make", arguments={"classes": 3})
+    own = replace(TEACHER, name="own", network=network, train=Train(epochs=20, lr=0.1, warmup=1))
+    page = replace(recipe(Nudge(), Nudge(epochs=1), name="own"), teachers=(own,))
+    made = run(page, bench)
+    assert type(made.state.student).__name__ == "Winding"
+    again = run(page, bench, display=(told := Interrupt(-1)))
+    assert sum("reused" in note for note in told.notes) == 2
+    assert bits(again.state.student) == bits(made.state.student)
 
 
 def test_plan(bench: Workshop) -> None:
