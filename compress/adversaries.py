@@ -42,7 +42,7 @@ class Discriminator(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (n, K) -> (n, 1)."""
-        x = logits.float() / self.spread
+        x = logits.to(self.spread.dtype) / self.spread
         for number, layer in enumerate(self.layers):
             x = layer(x)
             if not self.official and number < len(self.layers) - 1:

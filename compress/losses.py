@@ -1,4 +1,4 @@
-"""Every loss, as pure functions of tensors; logits are (n, K), results are scalars in fp32."""
+"""Every loss, as pure functions of tensors; logits are (n, K), results are scalars, in fp32 at least."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from torch import Tensor
 Reduction = Literal["paper", "mean"]
 
 
+def _fine(tensor: Tensor) -> Tensor:
+    # Sums of bf16 would lose what they sum; float64 stays what it is.
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def output_matching(student: Tensor, teacher: Tensor, reduction: Reduction = "paper") -> Tensor:
     """How far the student's logits are from the teacher's.
 
@@ -19,7 +24,7 @@ def output_matching(student: Tensor, teacher: Tensor, reduction: Reduction = "pa
 
     Source: Lin et al. 2019 (GAL), the data term.
     """
-    squared = (student.float() - teacher.float()).square()
+    squared = (_fine(student) - _fine(teacher)).square()
     return squared.mean() if reduction == "mean" else squared.sum() / (2 * len(squared))
 
 
@@ -32,13 +37,13 @@ def discriminator_loss(on_teacher: Tensor, on_student: Tensor, regularisation: f
     are equal its optimum is D = 2/3 and the loss 1.910; a = 0 is the plain game, 1.386 there.
     Source: Lin et al. 2019.
     """
-    plain = F.softplus(-on_teacher.float()).mean() + F.softplus(on_student.float()).mean()
-    return plain + regularisation * F.softplus(-on_student.float()).mean()
+    plain = F.softplus(-_fine(on_teacher)).mean() + F.softplus(_fine(on_student)).mean()
+    return plain + regularisation * F.softplus(-_fine(on_student)).mean()
 
 
 def generator_loss(on_student: Tensor) -> Tensor:
     """The student's side of the game, non-saturating: BCE(D(f_student), 1), from D's logits."""
-    return F.softplus(-on_student.float()).mean()
+    return F.softplus(-_fine(on_student)).mean()
 
 
 def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
@@ -47,7 +52,7 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> 
     Zero where student equals teacher; T^2 keeps the gradient's size independent of T.
     Source: Hinton et al. 2015.
     """
-    log_student = torch.log_softmax(student.float() / temperature, dim=-1)
-    log_teacher = torch.log_softmax(teacher.float() / temperature, dim=-1)
+    log_student = torch.log_softmax(_fine(student) / temperature, dim=-1)
+    log_teacher = torch.log_softmax(_fine(teacher) / temperature, dim=-1)
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
     return temperature**2 * divergence.mean()
