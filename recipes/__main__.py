@@ -214,17 +214,14 @@ def _is_wrong_input(problem: Exception) -> bool:
     """Whether a person can put it right: files, and what our own code refuses. The rest is our fault."""
     if isinstance(problem, OSError):
         return True
-    session = sys.modules.get("compress.session")
-    if session is not None and isinstance(problem, session.Diverged):
-        return True
     # A ValueError that rises out of somebody else's code was never meant for the eyes of a user.
     last = [frame.filename for frame in traceback.extract_tb(problem.__traceback__)][-1:]
     from recipes.names import HOUSE
 
     ours = [HERE.parent / package for package in HOUSE]
-    return isinstance(problem, ValueError) and any(
-        Path(file).resolve().is_relative_to(folder) for file in last for folder in ours
-    )
+    # A training that came apart is an ArithmeticError; a division by zero is one too, but ours to mend.
+    refused = isinstance(problem, ValueError | ArithmeticError) and not isinstance(problem, ZeroDivisionError)
+    return refused and any(Path(file).resolve().is_relative_to(folder) for file in last for folder in ours)
 
 
 def _how_to_go_on(options: argparse.Namespace, began: float) -> str:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from compress.stage import State
 from recipes import curves
 from recipes.folders import fingerprint
@@ -23,16 +25,16 @@ if TYPE_CHECKING:
 
 
 def finish(run: Run, state: State) -> None:
-    """Read test, write `compact/`, `result.json` and `report.html`, and show the table.
+    """Read test, write `report.html`, `compact/` and `result.json`, and show the table.
 
     What an earlier run of the same folder finished is not done again: test is read once.
     """
     if run.limit is None:
         _test(run, state)
-    if state.student is not None:
-        _pack(run, state)
     with run.clock.on("report"):
         _report(run)
+    if state.student is not None:
+        _pack(run, state)
     result = {
         "hash": digest(run.recipe),
         "recipe": run.recipe.name,
@@ -98,7 +100,7 @@ def _pack(run: Run, state: State) -> None:
         "test": last.test and last.test.to_dict(),
     }
     only = recipe.teachers[0].network if len(recipe.teachers) == 1 else None
-    val = run.opened(recipe.task).batches(Split.VAL, run.device)
+    val = run.opened(recipe.task).batches(Split.VAL, torch.device("cpu"))
     with run.clock.on("packing"):
         compact.save(state.student, folder, recipe.task.signature(), card=card, val=val, factory=only)
 

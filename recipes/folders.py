@@ -10,6 +10,7 @@ A hash covers all that a result depends on: teachers to the bit, task, seed, pre
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import hashlib
 import json
@@ -135,7 +136,10 @@ def put_away(state: State, folder: Path, recipe: Recipe) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if state.student is not None:
         only = recipe.teachers[0].network if len(recipe.teachers) == 1 else None
-        compact.put_away(state.student, folder, factory=only)
+        student = state.student
+        if any(tensor.device.type != "cpu" for tensor in student.state_dict().values()):
+            student = copy.deepcopy(student).cpu()
+        compact.put_away(student, folder, factory=only)
     ranking = state.ranking
     note = {
         "teachers": [teacher.name for teacher in state.teachers],
@@ -173,6 +177,17 @@ def take_out(folder: Path, recipe: Recipe, teachers: tuple[Teacher, ...]) -> Sta
 def begin(folder: Path, code: Code) -> None:
     """Note who makes a stage, before it is made; its record is written last and says that it is finished."""
     write_json(folder / "code.json", {"code": str(code), "sources": code.sources})
+
+
+def spend(folder: Path, seconds: float) -> None:
+    """Note how long an unfinished stage has taken so far."""
+    write_json(folder / "spent.json", {"seconds": seconds})
+
+
+def spent(folder: Path) -> float:
+    """How long a stage had taken when it was stopped; 0 for a new one."""
+    note = folder / "spent.json"
+    return float(json.loads(note.read_text(encoding="utf-8"))["seconds"]) if note.exists() else 0.0
 
 
 def maker(folder: Path) -> str | None:

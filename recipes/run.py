@@ -111,6 +111,7 @@ class Run:
         self.trained: dict[str, Path] = {}  # where each teacher is kept, if it was trained here
         self.lessons: dict[str, dict[str, list[tuple[int, float]]]] = {}  # curves of teachers trained here
         self._trained = trained if trained is not None else workshop.runs
+        self._running: str | None = None  # the stage that is at work, as the tracker knows it
         self._open: list[tuple[Task, Splits]] = []
         self.instruments = Instruments(self.device, self.opened, timing=limit is None)
 
@@ -177,6 +178,8 @@ class Run:
 
     def _close_books(self, status: Any) -> None:
         with self.clock.on("tracking"):
+            if self._running is not None:
+                self.tracker.end(self._running, status)
             self.tracker.end("run", status)
             self.tracker.close()
 
@@ -323,21 +326,19 @@ class Run:
         )
         bench.tell(self.listen(bench, name, folder))
         with self.clock.on("tracking"):
-            self.tracker.begin(
-                name, name=name, parent="run", params=flatten(canonical(stage)), tags=self._made()
-            )
+            about = flatten(canonical(stage))
+            self.tracker.begin(name, name=name, parent="run", params=about, tags=self._made())
+        self._running = name
         before = prints(state)
-        started = self.clock.spent["stages"]
+        started = self.clock.spent["stages"] - folders.spent(folder)
+        torch.manual_seed(seed)
         try:
-            torch.manual_seed(seed)
             with self.clock.on("stages"):
                 made = stage(state, bench)
-            check(stage, before, state, made)
-        except BaseException as problem:
-            with self.clock.on("tracking"):
-                self.tracker.end(name, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
-            raise
-        seconds = self.clock.spent["stages"] - started
+        finally:
+            seconds = self.clock.spent["stages"] - started
+            folders.spend(folder, seconds)
+        check(stage, before, state, made)
         with self.clock.on("saving"):
             folders.put_away(made, folder / "state", self.recipe)
             after = self._placed(folders.take_out(folder / "state", self.recipe, self.teachers))
@@ -348,6 +349,7 @@ class Run:
             for loop in folder.glob("loop-*.safetensors"):
                 loop.unlink()
         self._book(self._note(folder), folder, stage)
+        self._running = None
         return after
 
     def _placed(self, state: State) -> State:
