@@ -35,8 +35,10 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
     except BaseException as problem:
         half.unlink(missing_ok=True)
         if isinstance(problem, OSError) or "No space left" in str(problem):
-            raise OSError(f"{path} was not written ({problem}); what was there before is intact. "
-                          "Free some space and resume") from problem
+            raise OSError(
+                f"{path} was not written ({problem}); what was there before is intact. "
+                "Free some space and resume"
+            ) from problem
         raise
 
 
@@ -66,11 +68,11 @@ def load_states(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             tree = json.loads((file.metadata() or {})[_TREE])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        states: dict[str, Any] = _unpack(tree, tensors)
     except OSError:
         raise
     except Exception as problem:
         raise ValueError(f"{path} is damaged ({problem}): delete it to start this stage anew") from problem
-    states: dict[str, Any] = _unpack(tree, tensors)
     return states
 
 
@@ -81,9 +83,12 @@ def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         tensors[key] = value.detach().cpu().contiguous().clone()
         return {"tensor": key}
     if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str | int)]:
+            raise TypeError(f"a dict with the key {odd[0]!r:.80} cannot be put away: keys are str or int")
         return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_pack(item, tensors) for item in value]}
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_pack(item, tensors) for item in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"a {type(value).__name__} cannot be put away without a pickle: {value!r:.80}")
