@@ -214,6 +214,9 @@ def _is_wrong_input(problem: Exception) -> bool:
     """Whether a person can put it right: files, and what our own code refuses. The rest is our fault."""
     if isinstance(problem, OSError):
         return True
+    session = sys.modules.get("compress.session")
+    if session is not None and isinstance(problem, session.Diverged):
+        return True
     # A ValueError that rises out of somebody else's code was never meant for the eyes of a user.
     last = [frame.filename for frame in traceback.extract_tb(problem.__traceback__)][-1:]
     from recipes.names import HOUSE

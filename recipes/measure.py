@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from safetensors.torch import save
@@ -62,13 +61,14 @@ class Instruments:
         return [vars(layer) for layer in layers(module, signature.example(1))]
 
 
-def without_times(cost: Profile) -> Profile:
-    """The part of a profile that is the same on every machine."""
-    return replace(
-        cost,
-        latency_ms_p50_b1=None,
-        latency_ms_p95_b1=None,
-        latency_ms_p50_b32=None,
-        latency_ms_p95_b32=None,
-        threads=None,
-    )
+def device_of(name: str) -> torch.device:
+    """The device of that name; "auto" takes an accelerator if there is one. Raises ValueError where this machine has no such one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}. auto or cpu can") from problem
+    return device

@@ -21,7 +21,7 @@ from recipes.check import check, prints
 from recipes.clock import Clock
 from recipes.display import Display, Quiet
 from recipes.gather import Limited, admit, gather, of_one_kind, seconds_of_training, trained_folder
-from recipes.measure import Instruments
+from recipes.measure import Instruments, device_of
 from recipes.page import digest, write
 from recipes.recipe import Recipe, Workshop
 from recipes.writing import canonical
@@ -102,7 +102,7 @@ class Run:
         trained: Path | None = None,
     ) -> None:
         self.recipe, self.workshop, self.display, self.limit = recipe, workshop, display, limit
-        self.device = device_of(workshop)
+        self.device = device_of(workshop.device)
         self.clock = Clock()
         self.code = folders.this_code()
         self.tracker: Tracker = Silent()
@@ -389,21 +389,6 @@ class Run:
             made=self._made(),
         )
         return record, widths
-
-
-def device_of(workshop: Workshop) -> torch.device:
-    """The device a workshop means. Raises ValueError where this machine has no such one."""
-    if workshop.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(workshop.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as problem:
-        reason = str(problem).strip().splitlines()[0]
-        raise ValueError(
-            f"device {workshop.device!r} cannot be used here: {reason}. auto or cpu can"
-        ) from problem
-    return device
 
 
 @contextmanager
