@@ -62,7 +62,10 @@ class Instruments:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; "auto" takes an accelerator if there is one. Raises ValueError where this machine has no such one."""
+    """The device of that name; "auto" takes an accelerator if there is one.
+
+    Raises ValueError where this machine has no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
