@@ -226,8 +226,8 @@ class Run:
                     self.tracker.metrics(
                         name, {f"{kind}/{key}": value for key, value in values.items()}, step
                     )
-            done = min(session.finished_epochs + 1, session.total_epochs)
-            self.display.epoch(done, session.total_epochs, values)
+            total = max(session.total_epochs, 1)  # a stage without a loop speaks once
+            self.display.epoch(min(session.finished_epochs + 1, total), total, values)
 
         return report
 
