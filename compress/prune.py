@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -70,9 +71,7 @@ class Prune(Stage):
     def _gather(self, draft: nn.Module, session: Session) -> None:
         """Gradients of the cross-entropy, summed over a few batches, in eval mode."""
         draft.eval()
-        for count, batch in enumerate(session.batches()):
-            if count == self.batches:
-                break
+        for batch in islice(session.batches(), self.batches):
             with session.autocast():
                 outputs = draft(*batch.inputs)
             assert batch.target is not None, "taylor sees labels"
