@@ -61,15 +61,15 @@ class GAL(Stage):
     """what may be cut: channel groups, residual blocks, inception branches, or several of them jointly"""
     round_to: Annotated[int, Field(ge=1)] = 8
     """widths are multiples of this, or left alone: odd widths cost accuracy and buy no time"""
-    ramp: Annotated[float, Field(gt=0, le=1)] = 0.8
+    ramp: Annotated[float, Field(gt=0, le=1)] = 0.5
     """the share of the steps by which the budget is met; the rest finishes with the support frozen"""
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.03
     """of the weights; warm-up and cosine"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """of the weights' and the discriminator's SGD"""
     weight_decay: Annotated[float, Field(ge=0)] = 2e-4
     """of weights and discriminator, not of masks"""
-    clip: Annotated[float, Field(gt=0)] = 5.0
+    clip: Annotated[float, Field(gt=0)] = 20.0
     """largest norm of the weights' gradient"""
     data_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """mu, of the data term"""
@@ -320,8 +320,11 @@ class Search:
         values = self.solution()
         least = values[values > 0].mean() * 0.3 if bool((values > 0).any()) else values.new_ones(())
         values = torch.where(support, torch.where(values > 0, values, least), torch.zeros_like(values))
-        self.masks.values.copy_(values)
-        self.solver.solution = values.clone()
+        # From here on the student is trained as it will be cut: what lives has mask 1, its value in the weights.
+        self.masks.values.copy_(torch.where(support, values, torch.ones_like(values)))
+        self.masks.fold()
+        self.masks.values.copy_(support.to(values))
+        self.solver.solution = self.masks.values.detach().clone()
         self.support = support
 
     def report(self) -> dict[str, float]:
