@@ -166,11 +166,12 @@ class Session:
         """Tell how it goes, with bare names: {"gap": 0.3}. Raises Diverged where a value is not finite."""
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}
         if bad:
-            kept = (
-                f"the last finished epoch is kept in {self._folder}"
-                if self._folder
-                else "nothing is kept: no folder"
-            )
+            if not self._folder:
+                kept = "nothing is kept: no folder"
+            elif not self.finished_epochs:
+                kept = "no epoch was finished before, so there is nothing to go on from"
+            else:
+                kept = f"the last finished epoch is kept in {self._folder}"
             raise Diverged(
                 f"{self.name}: {', '.join(f'{k} is {v}' for k, v in bad.items())} at epoch {step + 1}; {kept}. "
                 "A smaller learning rate, or fp32 in place of bf16, usually helps"

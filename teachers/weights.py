@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -119,12 +120,22 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of old pickle protocols: it is read or refused, and that is said
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         # PyTorch names what it would not run; without such a name the pickle itself is broken.
         code = re.search(
             r"GLOBAL ([\w.]+)|attempted to load ([\w.]+)|instance of.*?class ([\w.]+)", str(problem)
         )
+        if code is None and "Unsupported operand" in str(problem) and path.read_bytes()[1:2] >= b"\x04":
+            # torch.save writes protocol 2: a newer one is pickle.dump's, whose objects PyTorch cannot even name.
+            raise ValueError(
+                f"{path} is a pickle that torch.save did not write and that may carry code, which is never run "
+                "here: where you trust the file, load it yourself and save module.state_dict() with safetensors"
+            ) from problem
         if code is None:
             raise _damaged(path, problem) from problem
         name = next(group for group in code.groups() if group)

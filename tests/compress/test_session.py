@@ -224,6 +224,9 @@ def test_the_log_is_told() -> None:
 def test_a_number_that_is_not_finite_stops_the_stage(value: float, tmp_path: Path) -> None:
     told: list[object] = []
     session = Session(report=lambda *what: told.append(what), folder=tmp_path, name="compress.GAL")
+    with pytest.raises(Diverged, match="no epoch was finished before, so there is nothing to go on from"):
+        session.log({"game": value}, 0)
+    list(session.epochs(4))
     with pytest.raises(Diverged) as caught:
         session.log({"data": 1.0, "game": value}, 4)
     assert str(caught.value) == (
