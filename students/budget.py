@@ -29,39 +29,46 @@ def choose(anatomy: Anatomy, priority: Values, budget: int, round_to: int = 8) -
 
     Raises ValueError where even the smallest network is above the budget, with that floor and what holds it up.
     """
-    bundles = _bundles(anatomy, priority, round_to)
-    floor = anatomy.rescue(_without(anatomy, bundles), priority)
-    if (least := anatomy.cost(floor)) > budget:
+    if not np.isfinite(priority).all():
+        raise ValueError(f"{int((~np.isfinite(priority)).sum())} of {anatomy.size} priorities are not finite")
+    least = _least(anatomy, priority, round_to)
+    if (
+        anatomy.cost(least) > budget
+    ):  # the best branches may be dear: the cheapest of each concatenation, then
+        least = _least(anatomy, -anatomy.prices(), round_to, priority)
+    if (floor := anatomy.cost(least)) > budget:
         raise ValueError(
             f"a budget of {budget / 1e6:.3f} M MACs ({budget / anatomy.macs:.1%}) cannot be met: with widths in "
-            f"multiples of {round_to} the smallest network reachable has {least / 1e6:.3f} M "
-            f"({least / anatomy.macs:.1%}); most of it is {anatomy.blocking(floor)}. "
+            f"multiples of {round_to} the smallest network reachable has {floor / 1e6:.3f} M "
+            f"({floor / anatomy.macs:.1%}); most of it is {anatomy.blocking(least)}. "
             "Ask for more, lower round_to, or let blocks go too"
         )
+    bundles = [
+        bundle for bundle in _bundles(anatomy, priority, round_to) if not least[list(bundle.units)].any()
+    ]
     low, high = 0, len(bundles)  # the fewest bundles whose leaving meets the budget
     while low < high:
         middle = (low + high) // 2
-        if anatomy.cost(anatomy.rescue(_without(anatomy, bundles[:middle]), priority)) <= budget:
+        if anatomy.cost(_without(anatomy, bundles[:middle])) <= budget:
             high = middle
         else:
             low = middle + 1
-    out = list(bundles[:low])
+    alive = _without(anatomy, bundles[:low])
     blocked: set[int] = set()
-    for bundle in sorted(out, key=lambda b: -b.priority):
+    for bundle in sorted(bundles[:low], key=lambda b: (-b.priority, -b.order)):
         if bundle.owner in blocked:  # a worse channel never comes back before a better one of its group
             continue
-        fewer = [other for other in out if other is not bundle]
-        if anatomy.cost(anatomy.rescue(_without(anatomy, fewer), priority)) <= budget:
-            out = fewer
-        else:
+        units = list(bundle.units)
+        alive[units] = True
+        if anatomy.cost(alive) > budget:
+            alive[units] = False
             blocked.add(bundle.owner)
-    return anatomy.rescue(_without(anatomy, out), priority)
+    return alive
 
 
 def floor(anatomy: Anatomy, round_to: int = 8) -> int:
     """MACs of the smallest network that cutting can reach."""
-    flat = np.zeros(anatomy.size)
-    return anatomy.cost(anatomy.rescue(_without(anatomy, _bundles(anatomy, flat, round_to)), flat))
+    return anatomy.cost(_least(anatomy, -anatomy.prices(), round_to))
 
 
 def uniform(anatomy: Anatomy, scores: Values) -> Values:
@@ -75,6 +82,15 @@ def uniform(anatomy: Anatomy, scores: Values) -> Values:
         len(wholes), 1
     )
     return ranks
+
+
+def _least(anatomy: Anatomy, scores: Values, round_to: int, priority: Values | None = None) -> Alive:
+    """The smallest arrangement: of each concatenation the branch of the highest score stays.
+
+    Channels stay by `priority`, or by the same scores.
+    """
+    bundles = _bundles(anatomy, scores if priority is None else priority, round_to)
+    return anatomy.rescue(_without(anatomy, bundles), scores)
 
 
 def _without(anatomy: Anatomy, bundles: list[_Bundle]) -> Alive:

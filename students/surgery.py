@@ -9,7 +9,7 @@ the masked weights are handed to it for one call (`torch.func.functional_call`),
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from reports.profile import macs as count_macs
 from students.blocks import Whole, find_wholes, take_out
-from students.groups import TOLERANCE, Group, Locked, cut, find_groups, scale_inputs
+from students.groups import Locked, prove_groups, refuse_tied
+from students.knife import Group, cut, inputs_of, scale_inputs
+from students.trial import first_line, gap, generic, output_of, sift
 
 Kind = Literal["channel", "block", "branch"]
 Alive = npt.NDArray[np.bool_]
@@ -53,23 +55,24 @@ class Anatomy:
         network: nn.Module,
         inputs: tuple[Tensor, ...],
         kinds: Sequence[Kind] = ("channel",),
-        only: str = "",
     ) -> None:
-        """Study `network`, which is not touched, on example `inputs`.
+        """Study a copy of `network`, which is not touched, on example `inputs`.
 
-        Raises ValueError where nothing of these kinds can be cut, with all the reasons.
+        Raises ValueError where nothing of these kinds can be cut, with all the reasons; where parameters are tied;
+        where the network gives anything but one tensor; where blocks are asked for and it cannot be traced.
         """
-        groups, locked = find_groups(network, inputs)
-        wholes, shut = find_wholes(network, kinds) if {"block", "branch"} & set(kinds) else ((), ())
-        self.macs = count_macs(network, inputs)
-        self.layers = _layers(network, inputs)
-        found = {group.name: group for group in groups}
-        kept, refused = self._admit(network, inputs, wholes, found)
-        self.wholes: tuple[Whole, ...] = kept
+        refuse_tied(network)
+        twin, inputs, whole = generic(network, inputs)
+        groups, locked = prove_groups(twin, inputs, whole)
+        twin.requires_grad_(False)
+        found, shut = find_wholes(twin, kinds) if {"block", "branch"} & set(kinds) else ((), ())
+        self.macs = count_macs(twin, inputs)
+        self.layers = _layers(twin, inputs)
+        self.wholes, refused = _admit(twin, inputs, found, groups)
         self.locked = (*(locked if "channel" in kinds else ()), *shut, *refused)
         # A branch takes its group along; where channels are not asked for, that is the group's only use.
-        owned = {self._owner(whole, found) for whole in kept if whole.kind == "branch"}
-        self.groups: tuple[Group, ...] = tuple(g for g in groups if "channel" in kinds or g.name in owned)
+        owned = {_owner(whole, groups) for whole in self.wholes if whole.kind == "branch"}
+        self.groups: tuple[Group, ...] = tuple(g for g in groups if "channel" in kinds or g in owned)
         self.channels = "channel" in kinds
         self._index()
         if not len(self.wholes) and not (self.groups and self.channels):
@@ -101,13 +104,11 @@ class Anatomy:
         self._full_out = np.array([layer.outs for layer in self.layers], dtype=np.float64)
         self._full_in = np.array([layer.ins for layer in self.layers], dtype=np.float64)
         self._other = self.macs - int(self._base.sum())
-        owners = {g.name: i for i, g in enumerate(self.groups)}
-        by_name = {group.name: group for group in self.groups}
-        self._owned = {
-            place: owners[self._owner(whole, by_name)]
-            for place, whole in enumerate(self.wholes)
-            if whole.kind == "branch"
-        }
+        numbers = {group.name: number for number, group in enumerate(self.groups)}
+        self._owned: dict[int, int] = {}
+        for place, whole in enumerate(self.wholes):
+            if whole.kind == "branch" and (owner := _owner(whole, self.groups)) is not None:
+                self._owned[place] = numbers[owner.name]
 
     def span(self, group: int) -> slice:
         """Where a group's units lie in the row."""
@@ -182,9 +183,8 @@ class Anatomy:
         left = self._base * outs * ins * ~(self._gates & ~alive).any(axis=1)
         worst = int(np.argmax(left))
         name = self.layers[worst].name
-        why = next(
-            (f" ({lock})" for lock in self.locked if lock.name.split(".")[0] == name.split(".")[0]), ""
-        )
+        locks = [lock for lock in self.locked if name in lock.modules] if self.channels else []
+        why = f" (locked with {'; '.join(map(str, locks))})" if locks else ""
         return f"'{name}' with {left[worst] / 1e6:.2f} M MACs{why}"
 
     # -- the cut ------------------------------------------------------------------------------------------
@@ -199,59 +199,62 @@ class Anatomy:
         cut(network, {name: d for name, d in dead.items() if d.any()}, self.groups, gone)
         return take_out(network, dead_wholes) if dead_wholes else network
 
-    # -- admission ----------------------------------------------------------------------------------------
 
-    def _owner(self, whole: Whole, groups: dict[str, Group]) -> str:
-        """The group whose channels are exactly what a branch adds to its concatenation, or ''."""
-        for group in groups.values():
-            makers = {m.module for m in group.members if m.axis == "out"}
-            keepers = {m.module for m in group.members}
-            if whole.tail in keepers and makers <= whole.inside:
-                return group.name
-        return ""
-
-    def _admit(
-        self,
-        network: nn.Module,
-        inputs: tuple[Tensor, ...],
-        wholes: Iterable[Whole],
-        groups: dict[str, Group],
-    ) -> tuple[tuple[Whole, ...], tuple[Locked, ...]]:
-        """Prove every block and branch: the network without it equals the network in which it is multiplied by 0."""
-        kept: list[Whole] = []
-        refused: list[Locked] = []
-        was_training = network.training
-        network.eval()
-        try:
-            with torch.no_grad():
-                for whole in wholes:
-                    reason = _prove(network, whole, inputs, groups.get(self._owner(whole, groups)))
-                    if reason is None:
-                        kept.append(whole)
-                    else:
-                        refused.append(Locked(whole.name, reason))
-        finally:
-            network.train(was_training)
-        return tuple(kept), tuple(refused)
+# -- blocks and branches on trial ---------------------------------------------------------------------------
 
 
-def _prove(network: nn.Module, whole: Whole, inputs: tuple[Tensor, ...], group: Group | None) -> str | None:
-    if whole.kind == "branch" and group is None:
-        return "its channels are locked or shared, so nobody downstream can do without them"
-    tail = dict(network.named_parameters())
-    silent = {n: tail[n] * 0 for n in (f"{whole.tail}.weight", f"{whole.tail}.bias") if n in tail}
-    masked = functional_call(network, silent, inputs)
+def _owner(whole: Whole, groups: Sequence[Group]) -> Group | None:
+    """The group whose channels are exactly what a branch adds to its concatenation."""
+    for group in groups:
+        makers = {m.module for m in group.members if m.axis == "out"}
+        if any(m.module == whole.tail and m.axis != "in" for m in group.members) and makers <= whole.inside:
+            return group
+    return None
+
+
+def _admit(
+    twin: nn.Module, inputs: tuple[Tensor, ...], wholes: Sequence[Whole], groups: Sequence[Group]
+) -> tuple[tuple[Whole, ...], tuple[Locked, ...]]:
+    """Those without which the network equals the one in which they are multiplied by 0, and the others with reasons."""
+    alone = "its channels are locked or shared, so nobody downstream can do without them"
+    refused = [
+        Locked(whole.name, alone, whole.inside)
+        for whole in wholes
+        if whole.kind == "branch" and _owner(whole, groups) is None
+    ]
+    names = {lock.name for lock in refused}
+    # All blocks go at once; of a concatenation one branch at a time, as something has to stay.
+    rounds: dict[int, list[Whole]] = {}
+    for whole in wholes:
+        if whole.name not in names:
+            rounds.setdefault(whole.operand if whole.kind == "branch" else -1, []).append(whole)
+    good: set[str] = set()
+    for batch in rounds.values():
+        kept, bad = sift(batch, lambda some: _differs(twin, some, inputs, groups))
+        good |= {whole.name for whole in kept}
+        refused += [Locked(whole.name, reason, whole.inside) for whole, reason in bad]
+    return tuple(whole for whole in wholes if whole.name in good), tuple(refused)
+
+
+@torch.no_grad()
+def _differs(
+    twin: nn.Module, wholes: Sequence[Whole], inputs: tuple[Tensor, ...], groups: Sequence[Group]
+) -> str | None:
+    """Take the blocks and branches out of a copy and compare with the network that silences them."""
+    tensors = dict(twin.named_parameters())
+    names = [f"{whole.tail}.{part}" for whole in wholes for part in ("weight", "bias")]
+    masked = output_of(functional_call(twin, {n: tensors[n] * 0 for n in names if n in tensors}, inputs))
     try:
-        trial = copy.deepcopy(network) if group is not None and whole.kind == "branch" else network
-        if group is not None and whole.kind == "branch":
-            cut(trial, {group.name: torch.ones(group.width, dtype=torch.bool)}, [group], whole.inside)
-        small = take_out(trial, [whole])(*inputs)
-    except (RuntimeError, ValueError) as problem:
-        return f"the network does not run without it ({str(problem).strip().splitlines()[0]})"
+        trial = copy.deepcopy(twin)
+        for whole in wholes:
+            if whole.kind == "branch" and (owner := _owner(whole, groups)) is not None:
+                cut(trial, {owner.name: torch.ones(owner.width, dtype=torch.bool)}, [owner], whole.inside)
+        small = output_of(take_out(trial, wholes)(*inputs))
+    except Exception as problem:  # whatever the network's own code runs into is the answer
+        return f"the network does not run without it ({first_line(problem)})"
     if small.shape != masked.shape:
         return f"without it the output changes from {tuple(masked.shape)} to {tuple(small.shape)}"
-    gap = (small - masked).abs().max().item() / max(masked.abs().max().item(), 1e-12)
-    return None if gap <= TOLERANCE else f"taking it out differs from silencing it by {gap:.1e} of the output"
+    return gap(small, masked, "taking it out differs from silencing it by {} of the output")
 
 
 def _layers(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:
@@ -265,19 +268,17 @@ def _layers(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Layer, ...]
             channels = where.shape[1] if isinstance(module, _ConvNd) else where.shape[-1]
             positions[name] = positions.get(name, 0.0) + where.numel() / channels / len(inputs[0])
 
-        handles.append(dict(network.named_modules())[name].register_forward_hook(hook))
+        handles.append(layers[name].register_forward_hook(hook))
 
     layers = {n: m for n, m in network.named_modules() if isinstance(m, _ConvNd | nn.Linear)}
-    was_training = network.training
     try:
         for name in layers:
             watch(name)
         with torch.no_grad():
-            network.eval()(*inputs)
+            network(*inputs)
     finally:
         for handle in handles:
             handle.remove()
-        network.train(was_training)
     return tuple(
         Layer(
             name,
@@ -301,14 +302,14 @@ class SoftMasks:
         device = next(network.parameters()).device
         self.values = torch.ones(anatomy.size, device=device, requires_grad=True)
         modules = dict(network.named_modules())
+        # Where channels are not asked for they carry no mask: a search could not move one by mistake.
         # Row 0 of the extended mask vector is the constant 1, for channels that no group holds.
         self._reads: dict[str, Tensor] = {}
-        for number, group in enumerate(anatomy.groups):
+        for number, group in enumerate(anatomy.groups if anatomy.channels else ()):
             start = anatomy.span(number).start
             for member in group.readers():
-                module = modules[member.module]
-                ins = module.in_channels if isinstance(module, _ConvNd) else module.in_features
-                rows = self._reads.setdefault(member.module, torch.zeros(int(ins), dtype=torch.long))  # type: ignore[arg-type]
+                ins = inputs_of(modules[member.module])
+                rows = self._reads.setdefault(member.module, torch.zeros(ins, dtype=torch.long))
                 rows[member.index] = member.unit + start + 1
         self._reads = {name: rows.to(device) for name, rows in self._reads.items()}
         self._tails = [(w.tail, anatomy.first_whole + i + 1) for i, w in enumerate(anatomy.wholes)]
