@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 WORK = ("data", "teachers", "stages")
-"""what a run is for; everything else is the runner's own: measuring, saving, tracking, packing, reporting"""
+"""what a run is for"""
+OWN = ("runner", "saving", "tracking")
+"""what the runner and the tracker take for themselves; the rest measures, reports and packs the student"""
 
 
 class Clock:
@@ -42,8 +44,8 @@ class Clock:
             name: round(spent, 4) for name, spent in sorted(self.spent.items(), key=lambda pair: -pair[1])
         }
 
-    def overhead(self) -> float:
-        """The share, in [0, 1], that was spent neither on data and teachers nor inside a stage."""
+    def share(self, *names: str) -> float:
+        """The share of all time so far, in [0, 1], that was spent under these names."""
         self._tick()
         total = sum(self.spent.values())
-        return 1 - sum(self.spent[name] for name in WORK) / total if total else 0.0
+        return sum(self.spent[name] for name in names) / total if total else 0.0

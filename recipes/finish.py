@@ -11,6 +11,7 @@ import torch
 
 from compress.stage import State
 from recipes import curves
+from recipes.clock import OWN, WORK
 from recipes.folders import fingerprint
 from recipes.page import digest, write
 from reports import page, plots
@@ -41,7 +42,7 @@ def finish(run: Run, state: State) -> None:
         "code": str(run.code),
         "records": [record.to_dict() for record in run.records],
         "seconds": run.clock.seconds(),
-        "overhead": round(run.clock.overhead(), 4),
+        "shares": {"work": round(run.clock.share(*WORK), 4), "own": round(run.clock.share(*OWN), 4)},
     }
     write_json(run.folder / "result.json", result)
     with run.clock.on("tracking"):

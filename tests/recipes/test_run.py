@@ -172,7 +172,8 @@ def test_records_of_every_stage(bench: Workshop) -> None:
         assert kept.val == record.val
         assert kept.test == record.test
     result = json.loads((made.folder / "result.json").read_text())
-    assert 0 < result["overhead"] < 1
+    assert 0 < result["shares"]["own"] < 1
+    assert 0 < result["shares"]["work"] < 1
     assert {"stages", "saving", "tracking", "measuring"} <= result["seconds"].keys()
     card = compact.card(made.folder / "compact")
     assert card["teachers"][0]["sha256"]
