@@ -104,10 +104,13 @@ def _bundles(anatomy: Anatomy, priority: Values, round_to: int) -> list[_Bundle]
     """All that may go, in the order in which it would."""
     bundles: list[_Bundle] = []
     if anatomy.channels:
+        needed = anatomy.rescue(np.zeros(anatomy.size, dtype=bool), priority)
         for number, group in enumerate(anatomy.groups):
             span = anatomy.span(number)
-            ranked = span.start + np.argsort(-priority[span], kind="stable")  # best first
-            stops = [*list(range(round_to, group.width, round_to)), group.width]
+            # What some layer cannot do without stands in front, the others follow from the best down.
+            ranked = span.start + np.lexsort((-priority[span], ~needed[span]))
+            first = round_to * -(-int(needed[span].sum()) // round_to)
+            stops = [*range(first, group.width, round_to), group.width]
             for order, (start, stop) in enumerate(itertools.pairwise(stops)):
                 units = tuple(int(u) for u in ranked[start:stop])
                 bundles.append(_Bundle(units, float(np.mean(priority[list(units)])), number, -order))

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from students.knife import KNOWN, Axis, Group, Member, cut, scale_inputs
-from students.trial import TOLERANCE, differs, first_line, generic, sift
+from students.knife import KNOWN, Axis, Group, Member, channels_of, cut, scale_inputs
+from students.trial import TOLERANCE, Trial, differs, first_line, sift
 
 __all__ = [
     "TOLERANCE",
@@ -74,15 +74,13 @@ def find_groups(
     Raises ValueError where parameters are tied, or the network does not give one tensor.
     """
     refuse_tied(network)
-    return prove_groups(*generic(network, inputs))
+    return prove_groups(Trial.of(network, inputs))
 
 
-def prove_groups(
-    twin: nn.Module, inputs: tuple[Tensor, ...], whole: Tensor
-) -> tuple[tuple[Group, ...], tuple[Locked, ...]]:
-    """`find_groups` on what `students.trial.generic` made of a network."""
-    found, locked = _propose(twin, inputs)
-    proven, refused = sift(found, lambda groups: differs(twin, groups, inputs, whole))
+def prove_groups(trial: Trial) -> tuple[tuple[Group, ...], tuple[Locked, ...]]:
+    """`find_groups` on copies that were made already."""
+    found, locked = _propose(trial.twins[0], trial.inputs)
+    proven, refused = sift(found, lambda groups: differs(trial, groups))
     locked += [Locked(group.name, reason, _names(group)) for group, reason in refused]
     return tuple(proven), tuple(locked)
 
@@ -132,6 +130,8 @@ def _translate(root: str, proposal: object, names: Mapping[nn.Module, str], grap
             return "a bare parameter of the network takes part, which cannot be narrowed by name"
         if module not in names:
             continue  # an operation, not a module: it holds nothing to cut
+        if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+            continue  # one slope serves all channels
         name, kind = names[module], type(module).__name__
         if not isinstance(module, KNOWN):
             return f"'{name}' takes part, a {kind}, which mixes its channels or cannot be narrowed"
@@ -148,7 +148,10 @@ def _translate(root: str, proposal: object, names: Mapping[nn.Module, str], grap
             else not isinstance(module, nn.Linear)
         )
         axis: Axis = "both" if apart or (reads and makes) else "in" if reads else "out"
-        raw.append((name, module, axis, torch.tensor(list(item.idxs)), torch.tensor(roots)))
+        index = torch.tensor(list(item.idxs))
+        if int(index.max()) >= channels_of(module, axis):
+            return f"the channels cannot be followed into '{name}', which has {channels_of(module, axis)} of them"
+        raw.append((name, module, axis, index, torch.tensor(roots)))
     channels = len(raw[0][3])
     # A convolution with groups must lose the same channels in each of them: tie the positions across groups.
     ties = [

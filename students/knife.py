@@ -92,10 +92,9 @@ def _slice(module: nn.Module, name: str, axis: Axis, drop: Tensor) -> None:
             _keep(module, part, 0, keep)
         module.num_features = len(keep)
     elif isinstance(module, nn.PReLU):
-        if module.num_parameters > 1:  # a single slope serves all channels
-            keep = _kept(module.num_parameters, drop, name)
-            _keep(module, "weight", 0, keep)
-            module.num_parameters = len(keep)
+        keep = _kept(module.num_parameters, drop, name)
+        _keep(module, "weight", 0, keep)
+        module.num_parameters = len(keep)
     else:
         raise ValueError(f"'{name}' is a {type(module).__name__}, which nobody here knows how to narrow")
 
@@ -154,15 +153,17 @@ def _keep(module: nn.Module, name: str, dim: int, keep: Tensor) -> None:
 # -- linear maps and their inputs ---------------------------------------------------------------------------
 
 
-def inputs_of(module: nn.Module) -> int:
-    """How many channels a convolution or linear layer reads. Raises ValueError for every other module."""
+def channels_of(module: nn.Module, axis: Axis) -> int:
+    """How many channels a layer that can be narrowed has on an axis. Raises ValueError for every other module."""
     if isinstance(module, _ConvNd):
-        return module.in_channels
+        return module.in_channels if axis == "in" else module.out_channels
     if isinstance(module, nn.Linear):
-        return module.in_features
-    raise ValueError(
-        f"a {type(module).__name__} reads channels, but only convolutions and linear layers carry a mask"
-    )
+        return module.in_features if axis == "in" else module.out_features
+    if isinstance(module, _NormBase):
+        return module.num_features
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters
+    raise ValueError(f"a {type(module).__name__} cannot be narrowed")
 
 
 def scale_inputs(module: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:

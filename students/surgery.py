@@ -9,7 +9,7 @@ the masked weights are handed to it for one call (`torch.func.functional_call`),
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,8 +23,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from reports.profile import macs as count_macs
 from students.blocks import Whole, find_wholes, take_out
 from students.groups import Locked, prove_groups, refuse_tied
-from students.knife import Group, cut, inputs_of, scale_inputs
-from students.trial import first_line, gap, generic, output_of, sift
+from students.knife import Axis, Group, channels_of, cut, scale_inputs
+from students.trial import Trial, first_line, gap, output_of, sift
 
 Kind = Literal["channel", "block", "branch"]
 Alive = npt.NDArray[np.bool_]
@@ -62,19 +62,19 @@ class Anatomy:
         where the network gives anything but one tensor; where blocks are asked for and it cannot be traced.
         """
         refuse_tied(network)
-        twin, inputs, whole = generic(network, inputs)
-        groups, locked = prove_groups(twin, inputs, whole)
-        twin.requires_grad_(False)
-        found, shut = find_wholes(twin, kinds) if {"block", "branch"} & set(kinds) else ((), ())
-        self.macs = count_macs(twin, inputs)
-        self.layers = _layers(twin, inputs)
-        self.wholes, refused = _admit(twin, inputs, found, groups)
+        trial = Trial.of(network, inputs)
+        groups, locked = prove_groups(trial)
+        found, shut = find_wholes(trial.twins[0], kinds) if {"block", "branch"} & set(kinds) else ((), ())
+        self.macs = count_macs(trial.twins[0], trial.inputs)
+        self.layers = _layers(trial.twins[0], trial.inputs)
+        self.wholes, refused = _admit(trial, found, groups)
         self.locked = (*(locked if "channel" in kinds else ()), *shut, *refused)
         # A branch takes its group along; where channels are not asked for, that is the group's only use.
         owned = {_owner(whole, groups) for whole in self.wholes if whole.kind == "branch"}
         self.groups: tuple[Group, ...] = tuple(g for g in groups if "channel" in kinds or g in owned)
         self.channels = "channel" in kinds
         self._index()
+        self._needed = self._whats_needed(dict(trial.twins[0].named_modules()))
         if not len(self.wholes) and not (self.groups and self.channels):
             reasons = "; ".join(map(str, self.locked)) or "no convolution or linear layer feeds another"
             raise ValueError(
@@ -109,6 +109,29 @@ class Anatomy:
         for place, whole in enumerate(self.wholes):
             if whole.kind == "branch" and (owner := _owner(whole, self.groups)) is not None:
                 self._owned[place] = numbers[owner.name]
+
+    def _whats_needed(self, modules: Mapping[str, nn.Module]) -> list[list[int]]:
+        """Sets of units of which one must live each, or some layer would have nothing to make or to read.
+
+        Most are whole groups; where a concatenation feeds what keeps channels apart, every part of it is one.
+        """
+        units: dict[tuple[str, Axis], set[int]] = {}
+        places: dict[tuple[str, Axis], int] = {}
+        for group, start in zip(self.groups, self.starts, strict=False):
+            for member in group.members:
+                key = member.module, member.axis
+                units.setdefault(key, set()).update((member.unit.unique() + int(start)).tolist())
+                places[key] = places.get(key, 0) + len(member.index)
+        # A layer with channels that no group holds never runs empty.
+        full = {
+            frozenset(found)
+            for (name, axis), found in units.items()
+            if places[name, axis] == channels_of(modules[name], axis)
+        }
+        full |= {
+            frozenset(range(*self.span(number).indices(self.size))) for number in range(len(self.groups))
+        }
+        return [sorted(one) for one in sorted(full, key=min) if not any(other < one for other in full)]
 
     def span(self, group: int) -> slice:
         """Where a group's units lie in the row."""
@@ -162,10 +185,9 @@ class Anatomy:
     def rescue(self, alive: Alive, scores: Values) -> Alive:
         """`alive` with the best unit kept wherever a layer, or a concatenation, would be left with nothing."""
         saved = alive.copy()
-        for number in range(len(self.groups)):
-            span = self.span(number)
-            if not saved[span].any():
-                saved[span.start + int(np.argmax(scores[span]))] = True
+        for units in self._needed:
+            if not saved[units].any():
+                saved[units[int(np.argmax(scores[units]))]] = True
         joins: dict[str, list[int]] = {}
         for place, whole in enumerate(self.wholes):
             if whole.kind == "branch":
@@ -213,7 +235,7 @@ def _owner(whole: Whole, groups: Sequence[Group]) -> Group | None:
 
 
 def _admit(
-    twin: nn.Module, inputs: tuple[Tensor, ...], wholes: Sequence[Whole], groups: Sequence[Group]
+    trial: Trial, wholes: Sequence[Whole], groups: Sequence[Group]
 ) -> tuple[tuple[Whole, ...], tuple[Locked, ...]]:
     """Those without which the network equals the one in which they are multiplied by 0, and the others with reasons."""
     alone = "its channels are locked or shared, so nobody downstream can do without them"
@@ -230,31 +252,33 @@ def _admit(
             rounds.setdefault(whole.operand if whole.kind == "branch" else -1, []).append(whole)
     good: set[str] = set()
     for batch in rounds.values():
-        kept, bad = sift(batch, lambda some: _differs(twin, some, inputs, groups))
+        kept, bad = sift(batch, lambda some: _differs(trial, some, groups))
         good |= {whole.name for whole in kept}
         refused += [Locked(whole.name, reason, whole.inside) for whole, reason in bad]
     return tuple(whole for whole in wholes if whole.name in good), tuple(refused)
 
 
 @torch.no_grad()
-def _differs(
-    twin: nn.Module, wholes: Sequence[Whole], inputs: tuple[Tensor, ...], groups: Sequence[Group]
-) -> str | None:
-    """Take the blocks and branches out of a copy and compare with the network that silences them."""
-    tensors = dict(twin.named_parameters())
-    names = [f"{whole.tail}.{part}" for whole in wholes for part in ("weight", "bias")]
-    masked = output_of(functional_call(twin, {n: tensors[n] * 0 for n in names if n in tensors}, inputs))
-    try:
-        trial = copy.deepcopy(twin)
-        for whole in wholes:
-            if whole.kind == "branch" and (owner := _owner(whole, groups)) is not None:
-                cut(trial, {owner.name: torch.ones(owner.width, dtype=torch.bool)}, [owner], whole.inside)
-        small = output_of(take_out(trial, wholes)(*inputs))
-    except Exception as problem:  # whatever the network's own code runs into is the answer
-        return f"the network does not run without it ({first_line(problem)})"
-    if small.shape != masked.shape:
-        return f"without it the output changes from {tuple(masked.shape)} to {tuple(small.shape)}"
-    return gap(small, masked, "taking it out differs from silencing it by {} of the output")
+def _differs(trial: Trial, wholes: Sequence[Whole], groups: Sequence[Group]) -> str | None:
+    """Take the blocks and branches out of copies and compare with the networks that silence them."""
+    for twin in trial.twins:
+        tensors = dict(twin.named_parameters())
+        names = [f"{whole.tail}.{part}" for whole in wholes for part in ("weight", "bias")]
+        silent = {name: tensors[name] * 0 for name in names if name in tensors}
+        masked = output_of(functional_call(twin, silent, trial.inputs))
+        try:
+            less = copy.deepcopy(twin)
+            for whole in wholes:
+                if whole.kind == "branch" and (owner := _owner(whole, groups)) is not None:
+                    cut(less, {owner.name: torch.ones(owner.width, dtype=torch.bool)}, [owner], whole.inside)
+            small = output_of(take_out(less, wholes)(*trial.inputs))
+        except Exception as problem:  # whatever the network's own code runs into is the answer
+            return f"the network does not run without it ({first_line(problem)})"
+        if small.shape != masked.shape:
+            return f"without it the output changes from {tuple(masked.shape)} to {tuple(small.shape)}"
+        if reason := gap(small, masked, "taking it out differs from silencing it by {} of the output"):
+            return reason
+    return None
 
 
 def _layers(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:
@@ -308,7 +332,7 @@ class SoftMasks:
         for number, group in enumerate(anatomy.groups if anatomy.channels else ()):
             start = anatomy.span(number).start
             for member in group.readers():
-                ins = inputs_of(modules[member.module])
+                ins = channels_of(modules[member.module], "in")
                 rows = self._reads.setdefault(member.module, torch.zeros(ins, dtype=torch.long))
                 rows[member.index] = member.unit + start + 1
         self._reads = {name: rows.to(device) for name, rows in self._reads.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -15,33 +16,51 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
-from students.knife import Group, cut, inputs_of, scale_inputs
+from students.knife import Group, channels_of, cut, scale_inputs
 
 TOLERANCE = 1e-4
 """relative to the largest output: how near a trial cut must come to the silenced network in fp32"""
 
+GAINS = (2**0.5, 1.0, 0.5)
+"""standard deviations of the weights, times the root of the inputs: where one draw saturates a softmax or leaves
+every ReLU at zero, and so shows nothing, another does"""
+
 Item = TypeVar("Item")
 
 
-def generic(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...], Tensor]:
-    """A copy in eval mode on the CPU with weights drawn anew, inputs of at least two samples, and its output.
+@dataclass(frozen=True)
+class Trial:
+    """Copies of one network with weights drawn anew, for cuts to be tried on.
 
-    Raises ValueError where the network does not give one tensor.
+    twins   copies in eval mode on the CPU
+    inputs  at least two samples
+    wholes  what each twin answers to them
     """
-    inputs = tuple(_two(tensor.detach().cpu()) for tensor in inputs)
-    twin = copy.deepcopy(network).cpu().eval()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        whole = output_of(twin(*inputs))
-        drawn = copy.deepcopy(twin)
-        _draw(drawn)
-        answer = output_of(drawn(*inputs))
-    # Hundreds of residual blocks may overflow with weights that nobody trained: then the trained ones must do.
-    twin, whole = (drawn, answer) if bool(answer.isfinite().all()) else (twin, whole)
-    return twin.requires_grad_(True), inputs, whole
+
+    twins: tuple[nn.Module, ...]
+    inputs: tuple[Tensor, ...]
+    wholes: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, network: nn.Module, inputs: tuple[Tensor, ...]) -> Trial:
+        """Copy and draw. Raises ValueError where the network does not give one tensor."""
+        inputs = tuple(_two(tensor.detach().cpu()) for tensor in inputs)
+        plain = copy.deepcopy(network).cpu().eval().requires_grad_(True)
+        twins, wholes = [], []
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            whole = output_of(plain(*inputs))
+            for seed, gain in enumerate(GAINS):
+                twin = _drawn(copy.deepcopy(plain), seed, gain)
+                answer = output_of(twin(*inputs))
+                # Hundreds of residual blocks may overflow with weights that nobody trained.
+                if bool(answer.isfinite().all()):
+                    twins.append(twin)
+                    wholes.append(answer)
+        return cls(tuple(twins) or (plain,), inputs, tuple(wholes) or (whole,))
 
 
-def _draw(network: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
+def _drawn(network: nn.Module, seed: int, gain: float) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
 
     def normal(like: Tensor, scale: float) -> Tensor:
         return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like.dtype) * scale
@@ -56,7 +75,7 @@ def _draw(network: nn.Module) -> None:
                 continue
             if parameter.dim() > 1:
                 fan = max(parameter[0].numel(), 1)
-                parameter.copy_(normal(parameter, (2.0 / fan) ** 0.5))
+                parameter.copy_(normal(parameter, gain / fan**0.5))
             else:
                 parameter.copy_(
                     around_one(parameter) if norm and name == "weight" else normal(parameter, 0.3)
@@ -65,6 +84,7 @@ def _draw(network: nn.Module) -> None:
             module.running_mean.copy_(normal(module.running_mean, 0.3))
             assert module.running_var is not None
             module.running_var.copy_(around_one(module.running_var))
+    return network
 
 
 def _two(tensor: Tensor) -> Tensor:
@@ -109,12 +129,24 @@ def sift(
     return good, bad
 
 
-def differs(
-    twin: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, ...], whole: Tensor
+def differs(trial: Trial, groups: Sequence[Group]) -> str | None:
+    """Cut about half of each group, on every twin in place, compare with the silenced network, and put all back."""
+    for seed, (twin, whole) in enumerate(zip(trial.twins, trial.wholes, strict=True)):
+        reason = _differs(twin, groups, trial.inputs, whole, torch.Generator().manual_seed(seed))
+        if reason is not None:
+            return reason
+    return None
+
+
+@torch.no_grad()
+def _differs(
+    twin: nn.Module,
+    groups: Sequence[Group],
+    inputs: tuple[Tensor, ...],
+    whole: Tensor,
+    generator: torch.Generator,
 ) -> str | None:
-    """Cut about half of each group in place, compare with the network that silences them, and put all back."""
     modules = dict(twin.named_modules())
-    generator = torch.Generator().manual_seed(1)
     dead: dict[str, Tensor] = {}
     scales: dict[str, Tensor] = {}
     for group in groups:
@@ -122,7 +154,7 @@ def differs(
         gone[0], gone[group.width // 2] = True, False
         dead[group.name] = gone
         for member in group.readers():
-            fresh = torch.ones(inputs_of(modules[member.module]))
+            fresh = torch.ones(channels_of(modules[member.module], "in"))
             scales.setdefault(member.module, fresh)[member.index[gone[member.unit]]] = 0.0
     silent = {
         f"{name}.weight": scale_inputs(modules[name], modules[name].weight, scale)  # type: ignore[arg-type]
@@ -131,18 +163,17 @@ def differs(
     before = {
         name: _snapshot(modules[name]) for name in {m.module for group in groups for m in group.members}
     }
-    with torch.no_grad():
-        masked = output_of(functional_call(twin, silent, inputs))
-        try:
-            cut(twin, dead, groups)
-            small = output_of(twin(*inputs))
-        except Exception as problem:  # whatever the network's own code runs into is the answer
-            return f"the network does not run once it is cut ({first_line(problem)})"
-        finally:
-            for name, state in before.items():
-                _put_back(modules[name], state)
+    masked = output_of(functional_call(twin, silent, inputs))
+    try:
+        cut(twin, dead, groups)
+        small = output_of(twin(*inputs))
+    except Exception as problem:  # whatever the network's own code runs into is the answer
+        return f"the network does not run once it is cut ({first_line(problem)})"
+    finally:
+        for name, state in before.items():
+            _put_back(modules[name], state)
     if len(small) != len(whole):
-        return f"a reshape of fixed size folds its channels into the batch, which grows or shrinks to {len(small)}"
+        return f"a reshape of fixed size folds its channels into the batch, which becomes {len(small)} long"
     if small.shape != whole.shape:
         return f"it reaches the output, whose shape would change from {_shape(whole)} to {_shape(small)}"
     return gap(
@@ -162,7 +193,9 @@ def first_line(problem: BaseException) -> str:
 
 
 def _snapshot(module: nn.Module) -> Mapping[str, object]:
-    return {key: copy.copy(value) if isinstance(value, dict) else value for key, value in module.__dict__.items()}
+    return {
+        key: copy.copy(value) if isinstance(value, dict) else value for key, value in module.__dict__.items()
+    }
 
 
 def _put_back(module: nn.Module, state: Mapping[str, object]) -> None:
