@@ -30,6 +30,12 @@ Kind = Literal["channel", "block", "branch"]
 Alive = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.float64]
 
+_MISSING: dict[Kind, str] = {
+    "channel": "no convolution or linear layer feeds another",
+    "block": "no addition joins layers with a way around them",
+    "branch": "no concatenation of channels joins paths with layers",
+}
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -76,7 +82,7 @@ class Anatomy:
         self._index()
         self._needed = self._whats_needed(dict(trial.twins[0].named_modules()))
         if not len(self.wholes) and not (self.groups and self.channels):
-            reasons = "; ".join(map(str, self.locked)) or "no convolution or linear layer feeds another"
+            reasons = "; ".join(map(str, self.locked) if self.locked else (_MISSING[kind] for kind in kinds))
             raise ValueError(
                 f"{type(network).__name__} has no {' or '.join(kinds)} that can be cut: {reasons}"
             )
