@@ -19,10 +19,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from students.knife import KNOWN, Axis, Group, Member, channels_of, cut, scale_inputs
-from students.trial import TOLERANCE, Trial, differs, first_line, sift
+from students.trial import Trial, differs, first_line, sift
 
 __all__ = [
-    "TOLERANCE",
     "Axis",
     "Group",
     "Locked",

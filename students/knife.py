@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +48,29 @@ class Group:
     def readers(self) -> tuple[Member, ...]:
         """The linear maps that read these channels: where a mask acts, and is folded."""
         return tuple(member for member in self.members if member.axis == "in")
+
+
+def needs(modules: Mapping[str, nn.Module], groups: Sequence[Group]) -> list[list[int]]:
+    """Sets of units of which one must live each, or some layer would have nothing to make or to read.
+
+    Units are numbered through all groups, in order. Most sets are whole groups; where a concatenation feeds a layer
+    that keeps channels apart, what every one of its parts makes is a set.
+    """
+    units: dict[tuple[str, Axis], set[int]] = defaultdict(set)
+    places: dict[tuple[str, Axis], int] = defaultdict(int)
+    found: set[frozenset[int]] = set()
+    start = 0
+    for group in groups:
+        found.add(frozenset(range(start, start + group.width)))
+        for member in group.members:
+            units[member.module, member.axis].update((member.unit.unique() + start).tolist())
+            places[member.module, member.axis] += len(member.index)
+        start += group.width
+    # A layer with channels that no group holds never runs empty.
+    for (name, axis), mine in units.items():
+        if places[name, axis] == channels_of(modules[name], axis):
+            found.add(frozenset(mine))
+    return [sorted(one) for one in sorted(found, key=sorted) if not any(other < one for other in found)]
 
 
 def cut(

@@ -9,7 +9,7 @@ the masked weights are handed to it for one call (`torch.func.functional_call`),
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,8 +23,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from reports.profile import macs as count_macs
 from students.blocks import Whole, find_wholes, take_out
 from students.groups import Locked, prove_groups, refuse_tied
-from students.knife import Axis, Group, channels_of, cut, scale_inputs
-from students.trial import Trial, first_line, gap, output_of, sift
+from students.knife import Group, channels_of, cut, needs, scale_inputs
+from students.trial import Trial, first_line, output_of, sift
 
 Kind = Literal["channel", "block", "branch"]
 Alive = npt.NDArray[np.bool_]
@@ -80,7 +80,7 @@ class Anatomy:
         self.groups: tuple[Group, ...] = tuple(g for g in groups if "channel" in kinds or g in owned)
         self.channels = "channel" in kinds
         self._index()
-        self._needed = self._whats_needed(dict(trial.twins[0].named_modules()))
+        self._needed = needs(dict(trial.twins[0].named_modules()), self.groups)
         if not len(self.wholes) and not (self.groups and self.channels):
             reasons = "; ".join(map(str, self.locked) if self.locked else (_MISSING[kind] for kind in kinds))
             raise ValueError(
@@ -115,29 +115,6 @@ class Anatomy:
         for place, whole in enumerate(self.wholes):
             if whole.kind == "branch" and (owner := _owner(whole, self.groups)) is not None:
                 self._owned[place] = numbers[owner.name]
-
-    def _whats_needed(self, modules: Mapping[str, nn.Module]) -> list[list[int]]:
-        """Sets of units of which one must live each, or some layer would have nothing to make or to read.
-
-        Most are whole groups; where a concatenation feeds what keeps channels apart, every part of it is one.
-        """
-        units: dict[tuple[str, Axis], set[int]] = {}
-        places: dict[tuple[str, Axis], int] = {}
-        for group, start in zip(self.groups, self.starts, strict=False):
-            for member in group.members:
-                key = member.module, member.axis
-                units.setdefault(key, set()).update((member.unit.unique() + int(start)).tolist())
-                places[key] = places.get(key, 0) + len(member.index)
-        # A layer with channels that no group holds never runs empty.
-        full = {
-            frozenset(found)
-            for (name, axis), found in units.items()
-            if places[name, axis] == channels_of(modules[name], axis)
-        }
-        full |= {
-            frozenset(range(*self.span(number).indices(self.size))) for number in range(len(self.groups))
-        }
-        return [sorted(one) for one in sorted(full, key=min) if not any(other < one for other in full)]
 
     def span(self, group: int) -> slice:
         """Where a group's units lie in the row."""
@@ -282,7 +259,7 @@ def _differs(trial: Trial, wholes: Sequence[Whole], groups: Sequence[Group]) -> 
             return f"the network does not run without it ({first_line(problem)})"
         if small.shape != masked.shape:
             return f"without it the output changes from {tuple(masked.shape)} to {tuple(small.shape)}"
-        if reason := gap(small, masked, "taking it out differs from silencing it by {} of the output"):
+        if reason := trial.gap(small, masked, "taking it out differs from silencing it by {} of the output"):
             return reason
     return None
 

@@ -1,7 +1,7 @@
 """Trial cuts: a network that was cut must equal the one in which the same things are silenced.
 
-Trials run in fp32 on a copy on the CPU, where no convolution is rounded to shorter numbers, and with weights drawn
-anew: a trained network's dead channels, or a norm that starts at zero, would let a wrong cut pass unseen.
+Trials run on copies on the CPU, in float64 where the network allows it, and with weights drawn anew: a trained
+network's dead channels, or a norm that starts at zero, would let a wrong cut pass unseen.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
-from students.knife import Group, channels_of, cut, scale_inputs
+from students.knife import Group, channels_of, cut, needs, scale_inputs
 
-TOLERANCE = 1e-4
-"""relative to the largest output: how near a trial cut must come to the silenced network in fp32"""
+PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""what trials are computed in, and how near, relative to the largest output, a cut must come to the silenced network;
+the second where a network insists on numbers of its own"""
 
 GAINS = (2**0.5, 1.0, 0.5)
 """standard deviations of the weights, times the root of the inputs: where one draw saturates a softmax or leaves
@@ -32,23 +33,27 @@ Item = TypeVar("Item")
 class Trial:
     """Copies of one network with weights drawn anew, for cuts to be tried on.
 
-    twins   copies in eval mode on the CPU
-    inputs  at least two samples
-    wholes  what each twin answers to them
+    twins      copies in eval mode on the CPU
+    inputs     at least two samples
+    wholes     what each twin answers to them
+    tolerance  relative to the largest output: how near a cut must come to the silenced network
     """
 
     twins: tuple[nn.Module, ...]
     inputs: tuple[Tensor, ...]
     wholes: tuple[Tensor, ...]
+    tolerance: float
 
     @classmethod
     def of(cls, network: nn.Module, inputs: tuple[Tensor, ...]) -> Trial:
         """Copy and draw. Raises ValueError where the network does not give one tensor."""
         inputs = tuple(_two(tensor.detach().cpu()) for tensor in inputs)
         plain = copy.deepcopy(network).cpu().eval().requires_grad_(True)
-        twins, wholes = [], []
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            whole = output_of(plain(*inputs))
+            dtype = _runs_in(plain, inputs)
+            plain.to(dtype)
+            inputs = tuple(_in(tensor, dtype) for tensor in inputs)
+            twins, wholes = [], []
             for seed, gain in enumerate(GAINS):
                 twin = _drawn(copy.deepcopy(plain), seed, gain)
                 answer = output_of(twin(*inputs))
@@ -56,17 +61,39 @@ class Trial:
                 if bool(answer.isfinite().all()):
                     twins.append(twin)
                     wholes.append(answer)
-        return cls(tuple(twins) or (plain,), inputs, tuple(wholes) or (whole,))
+            if not twins:
+                twins, wholes = [plain], [output_of(plain(*inputs))]
+        return cls(tuple(twins), inputs, tuple(wholes), PRECISIONS[dtype])
+
+    def gap(self, small: Tensor, masked: Tensor, message: str) -> str | None:
+        """`message` with the relative distance in it, where that is above the tolerance."""
+        distance = (small - masked).abs().max().item() / max(masked.abs().max().item(), 1e-12)
+        return None if distance <= self.tolerance else message.format(f"{distance:.1e}")
+
+
+def _runs_in(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.dtype:
+    """The finest of the precisions in which the network runs. Raises what it raises where it runs in none."""
+    first, last = PRECISIONS
+    try:
+        output_of(copy.deepcopy(network).to(first)(*(_in(tensor, first) for tensor in inputs)))
+    except RuntimeError:  # it makes numbers of one kind only
+        output_of(copy.deepcopy(network).to(last)(*(_in(tensor, last) for tensor in inputs)))
+        return last
+    return first
+
+
+def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _drawn(network: nn.Module, seed: int, gain: float) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(like: Tensor, scale: float) -> Tensor:
-        return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like.dtype) * scale
+        return torch.randn(like.shape, generator=generator) * scale
 
     def around_one(like: Tensor) -> Tensor:
-        return (0.5 + torch.rand(like.shape, generator=generator, dtype=torch.float32)).to(like.dtype)
+        return 0.5 + torch.rand(like.shape, generator=generator)
 
     for module in network.modules():
         norm = isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm)
@@ -132,7 +159,7 @@ def sift(
 def differs(trial: Trial, groups: Sequence[Group]) -> str | None:
     """Cut about half of each group, on every twin in place, compare with the silenced network, and put all back."""
     for seed, (twin, whole) in enumerate(zip(trial.twins, trial.wholes, strict=True)):
-        reason = _differs(twin, groups, trial.inputs, whole, torch.Generator().manual_seed(seed))
+        reason = _differs(trial, twin, whole, groups, torch.Generator().manual_seed(seed))
         if reason is not None:
             return reason
     return None
@@ -140,22 +167,19 @@ def differs(trial: Trial, groups: Sequence[Group]) -> str | None:
 
 @torch.no_grad()
 def _differs(
-    twin: nn.Module,
-    groups: Sequence[Group],
-    inputs: tuple[Tensor, ...],
-    whole: Tensor,
-    generator: torch.Generator,
+    trial: Trial, twin: nn.Module, whole: Tensor, groups: Sequence[Group], generator: torch.Generator
 ) -> str | None:
     modules = dict(twin.named_modules())
-    dead: dict[str, Tensor] = {}
+    gone = torch.rand(sum(group.width for group in groups), generator=generator) < 0.5
+    for units in needs(modules, groups):
+        gone[units[len(units) // 2]] = False
+    widths = [group.width for group in groups]
+    dead = dict(zip((group.name for group in groups), gone.split(widths), strict=True))
     scales: dict[str, Tensor] = {}
     for group in groups:
-        gone = torch.rand(group.width, generator=generator) < 0.5
-        gone[0], gone[group.width // 2] = True, False
-        dead[group.name] = gone
         for member in group.readers():
-            fresh = torch.ones(channels_of(modules[member.module], "in"))
-            scales.setdefault(member.module, fresh)[member.index[gone[member.unit]]] = 0.0
+            fresh = whole.new_ones(channels_of(modules[member.module], "in"))
+            scales.setdefault(member.module, fresh)[member.index[dead[group.name][member.unit]]] = 0.0
     silent = {
         f"{name}.weight": scale_inputs(modules[name], modules[name].weight, scale)  # type: ignore[arg-type]
         for name, scale in scales.items()
@@ -163,10 +187,10 @@ def _differs(
     before = {
         name: _snapshot(modules[name]) for name in {m.module for group in groups for m in group.members}
     }
-    masked = output_of(functional_call(twin, silent, inputs))
+    masked = output_of(functional_call(twin, silent, trial.inputs))
     try:
         cut(twin, dead, groups)
-        small = output_of(twin(*inputs))
+        small = output_of(twin(*trial.inputs))
     except Exception as problem:  # whatever the network's own code runs into is the answer
         return f"the network does not run once it is cut ({first_line(problem)})"
     finally:
@@ -176,15 +200,9 @@ def _differs(
         return f"a reshape of fixed size folds its channels into the batch, which becomes {len(small)} long"
     if small.shape != whole.shape:
         return f"it reaches the output, whose shape would change from {_shape(whole)} to {_shape(small)}"
-    return gap(
+    return trial.gap(
         small, masked, "cutting differs from silencing by {} of the output: an operation mixes its channels"
     )
-
-
-def gap(small: Tensor, masked: Tensor, message: str) -> str | None:
-    """`message` with the relative distance in it, where that is above the tolerance."""
-    distance = (small - masked).abs().max().item() / max(masked.abs().max().item(), 1e-12)
-    return None if distance <= TOLERANCE else message.format(f"{distance:.1e}")
 
 
 def first_line(problem: BaseException) -> str:

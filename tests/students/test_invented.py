@@ -159,6 +159,7 @@ def test_whatever_is_cut_is_cut_exactly(
     try:
         anatomy = Anatomy(network, inputs, kinds)
     except ValueError as refusal:
-        assert "can be cut: " in str(refusal)
+        if "can be cut: " not in str(refusal):
+            raise
         return
     same_when_cut(network, inputs, anatomy, seeds=(seed,), bites=False)
