@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from teachers.teacher import Teacher
 from teachers.train import cosine
 
 _PROBES = 8  # batches that the curvature of the masks is measured on
-_REACH = 300.0  # how far a ramp may raise the penalty, as a factor
+_REACH = 30.0  # how far a ramp may raise the penalty, as a factor
 
 
 @spec
@@ -61,15 +62,15 @@ class GAL(Stage):
     """what may be cut: channel groups, residual blocks, inception branches, or several of them jointly"""
     round_to: Annotated[int, Field(ge=1)] = 8
     """widths are multiples of this, or left alone: odd widths cost accuracy and buy no time"""
-    ramp: Annotated[float, Field(gt=0, le=1)] = 0.5
+    ramp: Annotated[float, Field(gt=0, le=1)] = 0.8
     """the share of the steps by which the budget is met; the rest finishes with the support frozen"""
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.03
-    """of the weights; warm-up and cosine"""
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+    """of the weights; a short warm-up, then a cosine"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """of the weights' and the discriminator's SGD"""
     weight_decay: Annotated[float, Field(ge=0)] = 2e-4
     """of weights and discriminator, not of masks"""
-    clip: Annotated[float, Field(gt=0)] = 20.0
+    clip: Annotated[float, Field(gt=0)] = 5.0
     """largest norm of the weights' gradient"""
     data_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """mu, of the data term"""
@@ -117,7 +118,10 @@ class GAL(Stage):
         tell = torch.optim.SGD(
             discriminator.parameters(), self.discriminator_lr, self.momentum, weight_decay=self.weight_decay
         )
-        learn = torch.optim.SGD(student.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay)
+        learn = torch.optim.SGD(
+            student.parameters(), self.lr, self.momentum,
+            weight_decay=self.weight_decay, nesterov=self.momentum > 0,
+        )  # fmt: skip
         schedule = cosine(learn, search.steps, search.steps // 20)
         keep: dict[str, Stateful] = {"student": student, "masks": search, "discriminator": discriminator,
                 "learn": learn, "tell": tell, "schedule": schedule}  # fmt: skip
@@ -187,7 +191,7 @@ class Search:
 
     def measure(self, teacher: Teacher, discriminator: Discriminator, session: Session) -> None:
         """Take the teacher's spread for the discriminator, and every mask's curvature for the solver."""
-        batches = [batch for batch, _ in zip(session.batches(), range(_PROBES), strict=False)]
+        batches = list(islice(session.batches(), _PROBES))
         with torch.no_grad(), session.autocast():
             discriminator.calibrate(teacher(*batches[0].inputs))
         self.ready = True
@@ -264,7 +268,6 @@ class Search:
         penalty = self.l1 * self.costs
         self.solver.step(mean + penalty if official else mean, penalty)
         self.gathered.zero_()
-        self._hold()
         if self.settings.macs is None:
             return
         taken = self.count // self.settings.mask_interval
@@ -274,24 +277,6 @@ class Search:
             self._freeze()
         else:
             self.l1 *= self.growth**1.5 if cost > due else self.growth**-0.5
-
-    @torch.no_grad()
-    def _hold(self) -> None:
-        """Bring every group's living masks back to mean 1, and its readers' weights along.
-
-        The function computed stays the same to the bit of rounding. Without it the penalty would shrink a whole
-        group at no loss wherever a norm follows, and its scale would mean nothing.
-        """
-        if not self.anatomy.channels or self.settings.variant == "official":
-            return
-        solution, row = self.solution(), torch.ones_like(self.masks.values)
-        for number in range(len(self.anatomy.groups)):
-            span = self.anatomy.span(number)
-            alive = solution[span] > 0
-            if bool(alive.any()):
-                row[span] = solution[span][alive].mean()
-        self.masks.scale_readers(row)
-        self.solver.rescale(1.0 / row)
 
     def solution(self) -> Tensor:
         """The masks m >= 0 themselves, without extrapolation."""
