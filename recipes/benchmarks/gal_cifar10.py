@@ -136,8 +136,15 @@ def main() -> None:
     for seed in arguments.seeds:
         for budget, round_to in (text.split(":") for text in arguments.budgets):
             for method in arguments.methods:
-                key = {"network": f"resnet{arguments.depth}", "method": method, "budget": float(budget),
-                       "round_to": int(round_to), "epochs": arguments.epochs, "lr": arguments.lr, "seed": seed}  # fmt: skip
+                key = {
+                    "network": f"resnet{arguments.depth}",
+                    "method": method,
+                    "budget": float(budget),
+                    "round_to": int(round_to),
+                    "epochs": arguments.epochs,
+                    "lr": arguments.lr,
+                    "seed": seed,
+                }
                 if ROWS.has(**key):
                     continue
                 if bench is None:
