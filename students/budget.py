@@ -9,6 +9,8 @@ import numpy as np
 
 from students.surgery import Alive, Anatomy, Values
 
+_HUGE = 1e300
+
 
 @dataclass(frozen=True)
 class _Bundle:
@@ -25,12 +27,12 @@ def choose(anatomy: Anatomy, priority: Values, budget: int, round_to: int = 8) -
 
     Units of a group go in bundles: what stays is a multiple of `round_to`, or the whole group, and never nothing.
     A bundle's priority is the mean of its units'. Bundles leave from the lowest up until the budget is met; those
-    that still fit then come back, the best first. priority is (units,), higher is kept longer.
+    that still fit then come back, the best first. priority is (units,), higher is kept longer;
+    NaN, which a search that diverged may hand in, is the lowest.
 
     Raises ValueError where even the smallest network is above the budget, with that floor and what holds it up.
     """
-    if not np.isfinite(priority).all():
-        raise ValueError(f"{int((~np.isfinite(priority)).sum())} of {anatomy.size} priorities are not finite")
+    priority = np.where(np.isnan(priority), -np.inf, priority)
     least = _least(anatomy, priority, round_to)
     if (
         anatomy.cost(least) > budget
@@ -102,6 +104,7 @@ def _without(anatomy: Anatomy, bundles: list[_Bundle]) -> Alive:
 
 def _bundles(anatomy: Anatomy, priority: Values, round_to: int) -> list[_Bundle]:
     """All that may go, in the order in which it would."""
+    priority = np.clip(priority, -_HUGE, _HUGE)  # means of infinities are no numbers
     bundles: list[_Bundle] = []
     if anatomy.channels:
         needed = anatomy.rescue(np.zeros(anatomy.size, dtype=bool), priority)

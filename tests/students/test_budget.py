@@ -183,13 +183,16 @@ def test_the_lock_that_holds_a_floor_up_is_named() -> None:
         choose(anatomy, np.ones(anatomy.size), 1, 8)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_priorities_are_numbers(bad: float) -> None:
+@pytest.mark.parametrize(("odd", "stays"), [(np.nan, False), (-np.inf, False), (np.inf, True)])
+def test_priorities_that_are_no_numbers_have_their_place(odd: float, stays: bool) -> None:
     anatomy = anatomy_of(("channel",))
     priority = np.ones(anatomy.size)
-    priority[3] = bad
-    with pytest.raises(ValueError, match=f"1 of {anatomy.size} priorities are not finite"):
-        choose(anatomy, priority, anatomy.macs // 2)
+    (span,) = [anatomy.span(i) for i, g in enumerate(anatomy.groups) if g.name == "conv1"]
+    priority[span][:4] = odd
+    alive = choose(anatomy, priority, int(anatomy.macs * 0.9), 4)
+    assert anatomy.cost(alive) <= anatomy.macs * 0.9
+    assert alive[span][:4].all() == stays
+    assert choose(anatomy, np.full(anatomy.size, odd), floor(anatomy, 8), 8).sum() < anatomy.size
 
 
 # -- uniform -------------------------------------------------------------------------------------------------
