@@ -23,6 +23,7 @@ from students.layers import layer
 from students.trial import first_line
 
 _ADDS: Collection[object] = {operator.add, operator.iadd, torch.add}
+_MULS: Collection[object] = {operator.mul, operator.imul, torch.mul}
 _CATS: Collection[object] = {torch.cat, torch.concat, torch.concatenate}
 # f(c x) = c f(x) for every c >= 0: a factor behind these may be moved before them.
 _SCALES_MODULES = (
@@ -32,9 +33,10 @@ _SCALES_MODULES = (
 )  # fmt: skip
 _SCALES_FUNCTIONS: Collection[object] = {
     torch.relu, F.relu, F.leaky_relu, F.dropout, F.avg_pool2d, F.max_pool2d, F.adaptive_avg_pool2d, torch.flatten,
+    torch.permute, torch.transpose,
 }  # fmt: skip
 _SCALES_NAMES = {"stochastic_depth"}  # torchvision's, which its tracer sees as one function
-_SCALES_METHODS = {"relu", "relu_", "contiguous", "flatten"}
+_SCALES_METHODS = {"relu", "relu_", "contiguous", "flatten", "permute", "transpose"}
 _SWITCH = "training"  # the attribute a graph reads where a number depends on the mode
 # Layers whose weight and bias carry a factor of all they give.
 _CARRIERS = (_ConvNd, nn.Linear, _NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -307,6 +309,10 @@ def _tail(part: fx.Node, join: fx.Node, modules: dict[str, nn.Module]) -> fx.Nod
             or (node.op == "call_method" and node.target in _SCALES_METHODS)
         )
         data = node.args[0] if node.args else node.kwargs.get("input")
+        if _is(node, _MULS):  # a scale per channel, kept in a parameter of the network
+            factors = [part for part in node.all_input_nodes if part.op == "get_attr"]
+            others = [part for part in node.all_input_nodes if part.op != "get_attr"]
+            passes, data = len(factors) == len(others) == 1, others[0] if others else None
         if not passes or not isinstance(data, fx.Node):
             return f"it ends in '{node.name}', behind which no factor can be moved into a layer"
         node = data

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,7 @@ def _propose(twin: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[Group], 
         warnings.simplefilter("ignore")  # it warns of elementwise guesses, which the trial cut settles
         try:
             graph.build_dependency(twin, inputs, verbose=False)
+            _bound(graph, twin)
             proposals = list(graph.get_all_groups(root_module_types=[_ConvNd, nn.Linear]))
         except Exception as problem:
             # Its tracer gives up on some reshapes with whatever error comes first; blocks may still be cut.
@@ -118,6 +120,31 @@ def _propose(twin: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[Group], 
             mine = [names.get(item.dep.target.module) for item in proposal]
             locked.append(Locked(root, result, frozenset(name for name in mine if name)))
     return found, locked
+
+
+class _Bounded(list[Any]):
+    """Index mappings that stop once they give more positions than any layer has."""
+
+    def __init__(self, mappings: Iterable[Any], limit: int) -> None:
+        super().__init__(mappings)
+        self.limit = limit
+
+    def __iter__(self) -> Iterator[Any]:
+        for mapping in super().__iter__():
+            yield mapping and (lambda positions, mapping=mapping: self.watch(mapping(positions)))
+
+    def watch(self, positions: Any) -> Any:
+        if len(positions) > self.limit:
+            raise RuntimeError(f"more than {self.limit} positions: it goes round in a reshape without end")
+        return positions
+
+
+def _bound(graph: Any, network: nn.Module) -> None:
+    """Keep torch-pruning from following, in windowed attention, ever more positions for ever."""
+    widest = max((max(p.shape, default=1) for p in network.parameters()), default=1)
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            dependency.index_mapping = _Bounded(dependency.index_mapping, 4 * widest)
 
 
 def _translate(root: str, proposal: object, names: Mapping[nn.Module, str], graph: object) -> Group | str:

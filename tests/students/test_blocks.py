@@ -57,6 +57,14 @@ def test_torchvisions_stochastic_depth_is_no_obstacle() -> None:
     assert len(names(tv.efficientnet_b0(), ("block",))) == 9
 
 
+def test_a_scale_per_channel_behind_a_block_is_no_obstacle() -> None:
+    stages = [tv.convnext.CNBlockConfig(8, 16, 2), tv.convnext.CNBlockConfig(16, None, 1)]
+    network = tv.ConvNeXt(stages, num_classes=5)
+    assert len(names(network, ("block",))) == 3
+    anatomy = Anatomy(network, (torch.randn(2, 3, 32, 32),), ("block",))
+    assert len(anatomy.wholes) == 3
+
+
 def test_dense_layers_are_no_branches_as_a_norm_revives_what_is_silenced() -> None:
     anatomy = Anatomy(DenseNet(depth=13).build(), (torch.randn(2, 3, 16, 16),), ("channel", "branch"))
     assert not anatomy.wholes

@@ -17,7 +17,7 @@ from students.groups import Group, Locked, Member, find_groups, refuse_tied
 from students.knife import cut, scale_inputs
 from students.surgery import Anatomy
 from students.trial import Trial, sift
-from teachers.networks import ResNet
+from teachers.networks import DigitsCNN, ResNet
 
 IMAGES = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 Stir = Callable[..., nn.Module]
@@ -125,6 +125,13 @@ def test_a_network_that_cannot_be_followed_is_locked_as_a_whole() -> None:
     assert not groups
     (lock,) = locked.values()
     assert str(lock).startswith("the whole network: torch-pruning cannot follow its channels (")
+
+
+@pytest.mark.timeout(20)
+def test_positions_that_multiply_without_end_are_no_endless_loop() -> None:
+    network = tv.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=5)
+    groups, locked = look(network, (torch.randn(2, 3, 32, 32),))
+    assert groups or "without end" in locked["the whole network"].reason
 
 
 def test_parametrized_layers_and_bare_parameters_are_locked() -> None:
@@ -319,3 +326,13 @@ def test_trials_run_on_copies_drawn_anew() -> None:
         torch.testing.assert_close(twin(*trial.inputs), whole)
     assert network.training
     assert not network[1].weight.any()
+
+
+def test_a_network_that_makes_numbers_of_its_own_is_tried_in_its_precision() -> None:
+    insists = Net(lambda x: x.float().relu())
+    assert Trial.of(insists, IMAGES).tolerance > Trial.of(Net(nn.ReLU()), IMAGES).tolerance
+    assert set(look(insists)[0]) == {"conv1", "conv2"}
+    half = DigitsCNN().build().to(torch.bfloat16)
+    groups, _ = look(half, (torch.randn(2, 1, 8, 8, dtype=torch.bfloat16),))
+    assert len(groups) == 3
+    assert half.linear.weight.dtype == torch.bfloat16
