@@ -62,6 +62,8 @@ class GAL(Stage):
     """what may be cut: channel groups, residual blocks, inception branches, or several of them jointly"""
     round_to: Annotated[int, Field(ge=1)] = 8
     """widths are multiples of this, or left alone: odd widths cost accuracy and buy no time"""
+    spare: tuple[str, ...] = ()
+    """layers to leave as they are, by patterns of their names: layer1.*"""
     ramp: Annotated[float, Field(gt=0, le=1)] = 0.8
     """the share of the steps by which the budget is met; the rest finishes with the support frozen"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
@@ -96,7 +98,9 @@ class GAL(Stage):
     def plan(self, state: State, signature: Signature) -> list[str]:
         """What would be touched, what is locked and why, and whether the budget can be met."""
         return describe(
-            Anatomy(state.draft(), signature.example(2), self.structures), self.macs, self.round_to
+            Anatomy(state.draft(), signature.example(2), self.structures, self.spare),
+            self.macs,
+            self.round_to,
         )
 
     def __call__(self, state: State, session: Session) -> State:
@@ -108,7 +112,9 @@ class GAL(Stage):
         teacher = state.teacher().to(session.device)
         student = session.place(state.draft())
         inputs = tuple(x.to(session.device) for x in teacher.signature.example(2))
-        anatomy = Anatomy(student, inputs, self.structures)
+        anatomy = Anatomy(student, inputs, self.structures, self.spare)
+        for lock in anatomy.locked:
+            session.note(f"locked {lock}")
         search = Search(self, anatomy, student, session.epochs_of(self.epochs) * session.steps())
         if self.macs is not None and floor(anatomy, self.round_to) > search.budget:
             choose(anatomy, np.zeros(anatomy.size), search.budget, self.round_to)  # says what holds it up

@@ -42,6 +42,8 @@ class Prune(Stage):
     importances divided by their mean"""
     round_to: Annotated[int, Field(ge=1)] = 8
     """widths are multiples of this, or left alone: odd widths cost accuracy and buy no time"""
+    spare: tuple[str, ...] = ()
+    """layers to leave as they are, by patterns of their names: layer1.*"""
     batches: Annotated[int, Field(ge=1)] = 10
     """how many batches taylor looks at"""
 
@@ -52,13 +54,17 @@ class Prune(Stage):
 
     def plan(self, state: State, signature: Signature) -> list[str]:
         """What would be touched, what is locked and why, and whether the budget can be met."""
-        return describe(Anatomy(state.draft(), signature.example(2)), self.macs, self.round_to)
+        return describe(
+            Anatomy(state.draft(), signature.example(2), spare=self.spare), self.macs, self.round_to
+        )
 
     def __call__(self, state: State, session: Session) -> State:
         """Cut a copy. Raises ValueError where the budget cannot be met, or nothing can be cut."""
         draft = session.place(state.draft())
         inputs = tuple(x.to(session.device) for x in state.teachers[0].signature.example(2))
-        anatomy = Anatomy(draft, inputs)
+        anatomy = Anatomy(draft, inputs, spare=self.spare)
+        for lock in anatomy.locked:
+            session.note(f"locked {lock}")
         if self.importance == "taylor":
             self._gather(draft, session)
         scores = _scores(draft, inputs, anatomy, self.importance)

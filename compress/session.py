@@ -66,6 +66,7 @@ class Session:
     report     called with (values, step) for every `log`
     limit      a rehearsal's limit; methods know nothing of it
     read       samples handed out so far, by split: the data ledger of the stage
+    notes      what the stage wants a reader of the report to know
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Session:
         self.sees = sees
         self.name = name
         self.read: Counter[str] = Counter()
+        self.notes: list[str] = []
         self.generator = torch.Generator().manual_seed(seed)
         self.total_epochs = 0
         self.finished_epochs = 0
@@ -178,6 +180,10 @@ class Session:
             )
         if self._report is not None:
             self._report(values, step)
+
+    def note(self, line: str) -> None:
+        """Leave a line for the reader of the report: what was locked and why, say."""
+        self.notes.append(line)
 
     def epochs_of(self, total: int) -> int:
         """How many of `total` epochs this session will really run."""

@@ -387,6 +387,7 @@ class Run:
             commit=self.code.name,
             read=dict(bench.read),
             made=self._made(),
+            notes=tuple(f"{type(stage).__name__}: {line}" for line in bench.notes),
         )
         return record, widths
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from students.blocks import Whole, find_wholes, take_out
 from students.groups import Locked, prove_groups, refuse_tied
 from students.knife import Group, channels_of, cut, needs, scale_inputs
 from students.trial import Trial, first_line, output_of, sift
+from teachers.nearest import did_you_mean
 
 Kind = Literal["channel", "block", "branch"]
 Alive = npt.NDArray[np.bool_]
@@ -61,11 +63,15 @@ class Anatomy:
         network: nn.Module,
         inputs: tuple[Tensor, ...],
         kinds: Sequence[Kind] = ("channel",),
+        spare: Sequence[str] = (),
     ) -> None:
         """Study a copy of `network`, which is not touched, on example `inputs`.
 
-        Raises ValueError where nothing of these kinds can be cut, with all the reasons; where parameters are tied;
-        where the network gives anything but one tensor; where blocks are asked for and it cannot be traced.
+        spare names layers to leave as they are, by patterns: "layer1.*". Whatever would narrow one is locked.
+
+        Raises ValueError where a pattern matches no layer; where nothing of these kinds can be cut, with all the
+        reasons; where parameters are tied; where the network gives anything but one tensor; where blocks are asked
+        for and it cannot be traced.
         """
         refuse_tied(network)
         trial = Trial.of(network, inputs)
@@ -73,6 +79,11 @@ class Anatomy:
         found, shut = find_wholes(trial.twins[0], kinds) if {"block", "branch"} & set(kinds) else ((), ())
         self.macs = count_macs(trial.twins[0], trial.inputs)
         self.layers = _layers(trial.twins[0], trial.inputs)
+        spared = _spared(network, spare)
+        shut = (*shut, *(Locked(w.name, "spared by the recipe") for w in found if w.inside & spared))
+        found = tuple(whole for whole in found if not whole.inside & spared)
+        locked = (*locked, *(Locked(g.name, "spared by the recipe") for g in groups if _touches(g, spared)))
+        groups = tuple(group for group in groups if not _touches(group, spared))
         self.wholes, refused = _admit(trial, found, groups)
         self.locked = (*(locked if "channel" in kinds else ()), *shut, *refused)
         # A branch takes its group along; where channels are not asked for, that is the group's only use.
@@ -262,6 +273,21 @@ def _differs(trial: Trial, wholes: Sequence[Whole], groups: Sequence[Group]) -> 
         if reason := trial.gap(small, masked, "taking it out differs from silencing it by {} of the output"):
             return reason
     return None
+
+
+def _spared(network: nn.Module, patterns: Sequence[str]) -> frozenset[str]:
+    """The layers that patterns name. Raises ValueError where one names none."""
+    names = [name for name, module in network.named_modules() if name and not list(module.children())]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"'{pattern}' matches no layer of {type(network).__name__}{did_you_mean(pattern, names)}"
+            )
+    return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def _touches(group: Group, spared: frozenset[str]) -> bool:
+    return any(member.module in spared for member in group.members)
 
 
 def _layers(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:

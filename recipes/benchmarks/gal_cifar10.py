@@ -3,7 +3,8 @@
     python -m recipes.benchmarks.gal_cifar10 --data DATA --teachers TEACHERS [--depth 20] [--seeds 0 1 2]
 
 DATA holds the image folder `cifar10/{train,test}/<class>/`, TEACHERS the checkpoints of `teachers.zoo`. Rows go to
-reports/results/gal-cifar10.jsonl, one a run; a run that is there already is passed over. `--table` draws the table.
+reports/results/gal-cifar10.jsonl, one a run; a run that is there already is passed over; the table beside it,
+gal-cifar10-rows.md, is drawn anew from all rows after each.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from compress.prune import Importance, Prune
 from compress.recalibrate import Recalibrate
 from compress.session import Precision, Session
 from compress.stage import Stage, State
-from recipes.benchmarks.rows import Rows
+from recipes.benchmarks.rows import Rows, machine, markdown, spread
 from reports.evaluate import TestScore, evaluate
 from reports.profile import macs as count_macs
+from students.files import write_text
 from teachers.task import Split, Splits
 from teachers.teacher import Teacher
 from teachers.zoo import RESNET20_JPEG, RESNET56_JPEG
@@ -111,6 +113,37 @@ class Bench:
         return row
 
 
+def table() -> str:
+    """All rows, seeds together: accuracy on test straight after the cut, recalibrated, and fine-tuned."""
+    rows = ROWS.all()
+    settings = sorted({(r["network"], -r["budget"], r["round_to"], r["epochs"], r["lr"]) for r in rows})
+    parts = [f"Mean ± standard deviation over seeds (how many), accuracy on test in %. {machine()}."]
+    for network, less, round_to, epochs, lr in settings:
+        mine = [r for r in rows if (r["network"], -r["budget"], r["round_to"], r["epochs"], r["lr"])
+                == (network, less, round_to, epochs, lr)]  # fmt: skip
+        parts.append(
+            f"**{network} at {-less:.0%} of its MACs**, widths in multiples of {round_to}, {epochs} epochs in all "
+            f"(search counted), fine-tuned with soft targets at lr {lr:g}"
+        )
+        body = []
+        for method in dict.fromkeys(r["method"] for r in mine):
+            of = [r for r in mine if r["method"] == method]
+            shown = [spread(r[step] for r in of) for step in ("macs", "cut", "recalibrated", "finetuned")]
+            widths = ", ".join(str(width) for width in of[0]["widths"])
+            body.append((method, *shown, f"{of[0]['params'] / 1e3:.0f} k", widths))
+        head = (
+            "method",
+            "MACs left, %",
+            "after the cut",
+            "recalibrated",
+            "fine-tuned",
+            "params",
+            "inner widths, first seed",
+        )
+        parts.append(markdown(head, body))
+    return "\n\n".join(parts) + "\n"
+
+
 def main() -> None:
     """Measure what is asked for and not there yet."""
     parser = argparse.ArgumentParser(
@@ -166,6 +199,7 @@ def main() -> None:
                     seed,
                 )
                 ROWS.add({**key, **row, "precision": arguments.precision, "search": arguments.search})
+                write_text(RESULTS / "gal-cifar10-rows.md", table())
                 print({k: v for k, v in row.items() if k != "widths"}, flush=True)
 
 

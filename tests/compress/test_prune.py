@@ -322,3 +322,23 @@ def test_several_teachers_and_no_student() -> None:
 def test_fields_are_checked(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Prune(**fields)
+
+
+def test_spared_layers_keep_their_width_and_are_told() -> None:
+    task = Toy(samples=64, batch=32)
+    teacher = Teacher("t", DigitsCNN(classes=3).build().eval().requires_grad_(False), task.signature())
+    stage = Prune(macs=0.8, spare=("conv2",), round_to=1)
+    session = Session(splits=task.open(None), sees=stage.sees)
+    before = teacher.module.get_submodule("conv2").weight.shape  # type: ignore[union-attr]
+    student = stage(State((teacher,)), session).student
+    assert student is not None
+    assert student.get_submodule("conv2").weight.shape == before  # type: ignore[union-attr]
+    assert any("conv2" in note and "spared" in note for note in session.notes)
+
+
+def test_a_pattern_that_matches_no_layer_is_refused_with_the_nearest() -> None:
+    task = Toy(samples=64, batch=32)
+    teacher = Teacher("t", DigitsCNN(classes=3).build().eval().requires_grad_(False), task.signature())
+    stage = Prune(macs=0.8, spare=("cnv2",))
+    with pytest.raises(ValueError, match=r"'cnv2' matches no layer.*did you mean 'conv2'"):
+        stage(State((teacher,)), Session(splits=task.open(None), sees=stage.sees))
