@@ -230,7 +230,7 @@ class Search:
         scale = 1.0 if self.settings.reduction == "paper" else 2.0 / logits.shape[1]
         diagonal *= scale * self.settings.data_weight
         # A mask that hardly matters must not take an endless step: a floor of 2 % of the mean.
-        return diagonal + max(0.02 * diagonal.mean().item(), 1e-12)
+        return diagonal + max(0.02 * diagonal[self.costs > 0].mean().item(), 1e-12)
 
     def _together(self, batch: Batch) -> float:
         """The largest curvature once every mask is measured in units of its own, by power iteration."""

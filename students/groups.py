@@ -81,12 +81,8 @@ def prove_groups(trial: Trial) -> tuple[tuple[Group, ...], tuple[Locked, ...]]:
     """`find_groups` on copies that were made already."""
     found, locked = _propose(trial.twins[0], trial.inputs)
     proven, refused = sift(found, lambda groups: differs(trial, groups))
-    locked += [Locked(group.name, reason, _names(group)) for group, reason in refused]
+    locked += [Locked(group.name, reason, group.modules()) for group, reason in refused]
     return tuple(proven), tuple(locked)
-
-
-def _names(group: Group) -> frozenset[str]:
-    return frozenset(member.module for member in group.members)
 
 
 # -- what torch-pruning proposes ----------------------------------------------------------------------------

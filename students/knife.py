@@ -49,6 +49,10 @@ class Group:
         """The linear maps that read these channels: where a mask acts, and is folded."""
         return tuple(member for member in self.members if member.axis == "in")
 
+    def modules(self) -> frozenset[str]:
+        """All that would be narrowed."""
+        return frozenset(member.module for member in self.members)
+
 
 def needs(modules: Mapping[str, nn.Module], groups: Sequence[Group]) -> list[list[int]]:
     """Sets of units of which one must live each, or some layer would have nothing to make or to read.

@@ -80,10 +80,11 @@ class Anatomy:
         self.macs = count_macs(trial.twins[0], trial.inputs)
         self.layers = _layers(trial.twins[0], trial.inputs)
         spared = _spared(network, spare)
-        shut = (*shut, *(Locked(w.name, "spared by the recipe") for w in found if w.inside & spared))
+        wanted = "spared by the recipe"
+        shut = (*shut, *(Locked(w.name, wanted, w.inside) for w in found if w.inside & spared))
         found = tuple(whole for whole in found if not whole.inside & spared)
-        locked = (*locked, *(Locked(g.name, "spared by the recipe") for g in groups if _touches(g, spared)))
-        groups = tuple(group for group in groups if not _touches(group, spared))
+        locked = (*locked, *(Locked(g.name, wanted, g.modules()) for g in groups if g.modules() & spared))
+        groups = tuple(group for group in groups if not group.modules() & spared)
         self.wholes, refused = _admit(trial, found, groups)
         self.locked = (*(locked if "channel" in kinds else ()), *shut, *refused)
         # A branch takes its group along; where channels are not asked for, that is the group's only use.
@@ -284,10 +285,6 @@ def _spared(network: nn.Module, patterns: Sequence[str]) -> frozenset[str]:
                 f"'{pattern}' matches no layer of {type(network).__name__}{did_you_mean(pattern, names)}"
             )
     return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
-
-
-def _touches(group: Group, spared: frozenset[str]) -> bool:
-    return any(member.module in spared for member in group.members)
 
 
 def _layers(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:

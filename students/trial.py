@@ -184,9 +184,7 @@ def _differs(
         f"{name}.weight": scale_inputs(modules[name], modules[name].weight, scale)  # type: ignore[arg-type]
         for name, scale in scales.items()
     }
-    before = {
-        name: _snapshot(modules[name]) for name in {m.module for group in groups for m in group.members}
-    }
+    before = {name: _snapshot(modules[name]) for group in groups for name in group.modules()}
     masked = output_of(functional_call(twin, silent, trial.inputs))
     try:
         cut(twin, dead, groups)
