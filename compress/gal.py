@@ -39,8 +39,8 @@ class GAL(Stage):
     logits (`losses.output_matching`), c_i what unit i costs, mean 1. D and the weights take SGD steps every batch,
     the masks a FISTA step every `mask_interval` batches, on the gradient gathered in between.
 
-    With `macs` the penalty is ramped until the counted MACs meet the budget; the support is then frozen, in widths
-    that are multiples of `round_to`, and the remaining steps finish with it. Without, `l1` is the penalty throughout.
+    With `macs` the penalty is ramped until the counted MACs are `decide` of the way to the budget; the support that
+    meets it is then frozen, in widths that are multiples of `round_to`, and the remaining steps finish with it. Without, `l1` is the penalty throughout.
 
     Takes the only teacher (or the student so far, which the teacher then judges), leaves the cut student: no mask,
     hook or wrapper stays in it. Sees inputs, no labels.
@@ -66,6 +66,10 @@ class GAL(Stage):
     """layers to leave as they are, by patterns of their names: layer1.*"""
     ramp: Annotated[float, Field(gt=0, le=1)] = 0.8
     """the share of the steps by which the budget is met; the rest finishes with the support frozen"""
+    decide: Annotated[float, Field(gt=0, le=1)] = 0.15
+    """the share of the way to the budget that the masks go by themselves; the support is then chosen by what each
+    mask is worth, its value times its curvature over its cost. 1 lets the masks decide alone: measured, that is
+    worse, for masks that reach 0 together in a few steps take each other's measure no more"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
     """of the weights; a short warm-up, then a cosine"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -279,7 +283,8 @@ class Search:
         taken = self.count // self.settings.mask_interval
         due = self.anatomy.macs - (self.anatomy.macs - self.budget) * min(1.0, taken / self.mask_steps)
         cost = self.anatomy.cost(self.alive())
-        if cost <= self.budget or taken >= self.mask_steps:
+        enough = self.anatomy.macs - self.settings.decide * (self.anatomy.macs - self.budget)
+        if cost <= enough or taken >= self.mask_steps:
             self._freeze()
         else:
             self.l1 *= self.growth**1.5 if cost > due else self.growth**-0.5
