@@ -40,7 +40,8 @@ class GAL(Stage):
     the masks a FISTA step every `mask_interval` batches, on the gradient gathered in between.
 
     With `macs` the penalty is ramped until the counted MACs are `decide` of the way to the budget; the support that
-    meets it is then frozen, in widths that are multiples of `round_to`, and the remaining steps finish with it. Without, `l1` is the penalty throughout.
+    meets it is then frozen, in widths that are multiples of `round_to`, and the remaining steps finish with it.
+    Without, `l1` is the penalty throughout.
 
     Takes the only teacher (or the student so far, which the teacher then judges), leaves the cut student: no mask,
     hook or wrapper stays in it. Sees inputs, no labels.

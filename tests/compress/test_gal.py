@@ -340,8 +340,10 @@ class Cut(Exception):
 
 
 CASES = {
-    "the support freezes in the second of four epochs": GAL(macs=0.5, epochs=4, ramp=0.4, round_to=1),
-    "the support freezes at the end": GAL(macs=0.5, epochs=4, ramp=1.0),
+    "the support freezes in the second of four epochs": GAL(
+        macs=0.5, epochs=4, ramp=0.4, round_to=1, decide=1.0
+    ),
+    "the support freezes at the end": GAL(macs=0.5, epochs=4, ramp=1.0, decide=1.0),
     "no budget": GAL(l1=0.5, epochs=4, mask_lr=0.3, cost_aware=False),
     "official": GAL(macs=0.5, epochs=4, variant="official", mask_lr=0.01),
     "an interval that ends inside an epoch": GAL(macs=0.5, epochs=4, mask_interval=7),
