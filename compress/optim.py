@@ -95,12 +95,6 @@ class FISTA:
         self.values.copy_(shrink(extrapolated - self.lr * gradient, self.lr * l1))
 
     @torch.no_grad()
-    def rescale(self, factor: Tensor) -> None:
-        """Multiply everything the solver holds by `factor` (units,): a change of the masks' units."""
-        self.values.mul_(factor)
-        self.solution = self.solution * factor
-
-    @torch.no_grad()
     def finish(self) -> Tensor:
         """Put the solution m_k itself into `values`, without extrapolation, and return it."""
         if self.variant == "textbook":

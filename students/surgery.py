@@ -367,14 +367,6 @@ class SoftMasks:
         return output
 
     @torch.no_grad()
-    def scale_readers(self, factors: Tensor) -> None:
-        """Multiply what reads each unit by its factor, in the network's own weights; factors (units,)."""
-        extended = torch.cat([factors.new_ones(1), factors])
-        for name, rows in self._reads.items():
-            module = self._modules[name]
-            module.weight.copy_(scale_inputs(module, module.weight, extended[rows]))  # type: ignore[arg-type, operator]
-
-    @torch.no_grad()
     def fold(self) -> None:
         """Multiply the values into the network's own weights; the masks are all 1 afterwards."""
         parameters = dict(self.network.named_parameters())

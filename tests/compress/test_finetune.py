@@ -125,7 +125,8 @@ def test_the_learning_rate_rises_and_falls(
 
 
 def test_a_warm_up_longer_than_the_epochs_is_cut(teacher: Teacher, task: Toy) -> None:
-    tune(Finetune(epochs=1, lr=0.02, warmup=50), teacher, task)
+    student = tune(Finetune(epochs=1, lr=0.02, warmup=50), teacher, task)
+    assert all(torch.isfinite(tensor).all() for tensor in student.state_dict().values())
 
 
 def test_the_same_seed_gives_the_same_student(teacher: Teacher, task: Toy) -> None:

@@ -279,20 +279,6 @@ def test_a_loaded_state_is_a_copy() -> None:
     assert torch.equal(solver.solution, ones())
 
 
-def test_rescale_changes_units_and_keeps_the_ratios() -> None:
-    solver = FISTA(ones(), 0.1, restart="never")
-    for seed in range(4):
-        solver.step(torch.from_numpy(np.random.default_rng(seed).standard_normal(8)), 0.05)
-    values, solution, momentum = solver.values.clone(), solver.solution.clone(), solver.momentum
-    factor = torch.linspace(0.5, 2, 8, dtype=torch.float64)
-    solver.rescale(factor)
-    torch.testing.assert_close(solver.values, values * factor)
-    torch.testing.assert_close(solver.solution, solution * factor)
-    assert solver.momentum == momentum
-    solver.rescale(1 / factor)
-    torch.testing.assert_close(solver.values, values)
-
-
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan"), torch.tensor([0.1, 0.0])])
 def test_a_step_size_must_be_positive(lr: object) -> None:
     with pytest.raises(ValueError, match="step size must be positive, not "):

@@ -235,21 +235,6 @@ def test_masks_of_one_are_the_network_and_blocks_alone_leave_channels_be(stirred
     assert not anatomy.movable()[: anatomy.first_whole].any()
 
 
-def test_scaling_the_readers_is_undone_by_the_masks(stirred: Stir) -> None:
-    network = stirred(ResNet(depth=20, shortcut="B").build())
-    inputs = (torch.randn(2, *SMALL),)
-    anatomy = Anatomy(network, inputs, ("channel", "block"))
-    masks = SoftMasks(anatomy, network)
-    wanted = masks(*inputs)
-    factors = torch.ones(anatomy.size)
-    factors[: anatomy.first_whole] = torch.rand(anatomy.first_whole) + 0.5
-    masks.scale_readers(factors)
-    assert not torch.allclose(masks(*inputs), wanted, rtol=1e-2)
-    with torch.no_grad():
-        masks.values.copy_(1 / factors)
-    torch.testing.assert_close(masks(*inputs), wanted, rtol=1e-4, atol=1e-5)
-
-
 def test_rescue_keeps_the_best_and_touches_nothing_else(stirred: Stir) -> None:
     anatomy = Anatomy(Inceptions(), (torch.randn(2, *SMALL),), ("channel", "branch"))
     scores = np.random.default_rng(0).random(anatomy.size)
