@@ -1,6 +1,7 @@
 """The compact student: a folder that outlives us, and the proof that it says what the student says.
 
-model.pt2             torch.export.load("model.pt2").module()(images), for any number of images
+model.pt2             torch.export.load("model.pt2").module()(images), for any number of images; for use: batch
+                      norms are folded into the convolutions before them
 weights.safetensors   every parameter and buffer
 structure.json        which layers there are and in which order they are called
 load.py               rebuilds the network from these two, to train on; PyTorch and safetensors alone
@@ -30,6 +31,7 @@ from torch import Tensor, fx, nn
 
 from students import load as loader
 from students.files import write, write_json
+from students.fold import folded
 from students.proof import LIMIT, Agreement, Proof, Prover
 from students.structure import Untraceable, clean, describe, describe_factory, origin, rebuild, tensors
 from teachers.signature import Signature
@@ -82,7 +84,7 @@ def save(
     with _swapped(folder) as half, Prover() as prover:
         _write_network(reference, half, structure)
         shutil.copyfile(loader.__file__, half / "load.py")
-        _export(reference, half / "model.pt2", signature)
+        _export(folded(reference), half / "model.pt2", signature)
         needs = _needs(structure)
         proof = prover.prove(reference, half, signature, val, needs)
         versions = {

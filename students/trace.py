@@ -47,7 +47,7 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def _trace(module: nn.Module, training: bool) -> tuple[fx.Graph, dict[str, Tensor]]:
+def trace(module: nn.Module, training: bool) -> tuple[fx.Graph, dict[str, Tensor]]:
     """The graph in one mode, and the tensors in it that are neither parameter nor buffer, by name."""
     twin = copy.deepcopy(module).train(training)
     known = {
@@ -87,7 +87,7 @@ def nodes_of(module: nn.Module) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if layer(module) is not None:
         raise Untraceable(f"a single {type(module).__name__} is no network: put it into an nn.Sequential")
     with torch.random.fork_rng(devices=[]):
-        (evaluating, constants), (training, others) = _trace(module, False), _trace(module, True)
+        (evaluating, constants), (training, others) = trace(module, False), trace(module, True)
     steps = [_step(*pair) for pair in _pairs(evaluating, training)]
     parts: dict[str, Any] = {}
     for name, value in constants.items():

@@ -27,6 +27,7 @@ from compress.stage import Stage, State
 from recipes.benchmarks.rows import Rows, machine, markdown, spread
 from reports.evaluate import TestScore, evaluate
 from reports.profile import macs as count_macs
+from students import compact
 from students.files import write_text
 from teachers.task import Split, Splits
 from teachers.teacher import Teacher
@@ -54,7 +55,10 @@ def stage_of(method: str, budget: float, round_to: int, search: int) -> Stage:
 class Bench:
     """One network, its data, and the three measurements of a run."""
 
-    def __init__(self, depth: int, data: Path, teachers: Path, precision: Precision, quiet: bool) -> None:
+    def __init__(
+        self, depth: int, data: Path, teachers: Path, precision: Precision, quiet: bool, keep: Path | None
+    ) -> None:
+        self.depth, self.keep = depth, keep
         known = RESNET20_JPEG if depth == 20 else RESNET56_JPEG
         self.teacher: Teacher = known.checkpoint.load(teachers)
         self.task = known.checkpoint.task
@@ -109,6 +113,9 @@ class Bench:
         row["macs"] = count_macs(state.student, self.teacher.signature.example(1)) / self.full
         row["params"] = sum(p.numel() for p in state.student.parameters())
         convs = {n: m.out_channels for n, m in state.student.named_modules() if isinstance(m, nn.Conv2d)}
+        if self.keep is not None:
+            place = self.keep / f"resnet{self.depth}-{method}-{budget:g}-{epochs}-{seed}"
+            compact.put_away(state.student, place)
         row["widths"] = [width for name, width in convs.items() if name.endswith("conv1") and "." in name]
         return row
 
@@ -162,6 +169,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--keep", type=Path, help="folder to put the students into")
     parser.add_argument("--quiet", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -187,6 +195,7 @@ def main() -> None:
                         arguments.teachers,
                         arguments.precision,
                         arguments.quiet,
+                        arguments.keep,
                     )
                 print(key, flush=True)
                 row = bench.run(
