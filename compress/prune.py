@@ -12,6 +12,7 @@ from torch import nn
 
 from compress.session import Sees, Session
 from compress.stage import Stage, State
+from reports.units import count
 from students.budget import choose, floor, uniform
 from students.surgery import Anatomy, Values
 from teachers.signature import Signature
@@ -96,10 +97,10 @@ def describe(anatomy: Anatomy, macs: float | None, round_to: int) -> list[str]:
             plural = "branches" if kind == "branch" else "blocks"
             lines.append(f"may take out {len(names)} {plural}: {', '.join(names)}")
     lines += [f"locked: {lock}" for lock in anatomy.locked]
-    lines.append(f"smallest reachable: {least / 1e6:.3f} M MACs, {least / anatomy.macs:.1%} of what comes in")
+    lines.append(f"smallest reachable: {count(least)} MACs, {least / anatomy.macs:.1%} of what comes in")
     if macs is not None:
         verdict = "can be met" if macs * anatomy.macs >= least else "CANNOT be met"
-        lines.append(f"budget: {macs:.1%}, {macs * anatomy.macs / 1e6:.3f} M MACs: {verdict}")
+        lines.append(f"budget: {macs:.1%}, {count(macs * anatomy.macs)} MACs: {verdict}")
     return lines
 
 

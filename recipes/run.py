@@ -27,6 +27,7 @@ from recipes.recipe import Recipe, Workshop
 from recipes.writing import canonical
 from reports.record import Record
 from reports.track import Silent, Tracker, flatten, tracker
+from reports.units import count
 from students.files import write_json, write_text
 from teachers.task import Splits, Task
 from teachers.teacher import Checkpoint, Teacher
@@ -279,7 +280,7 @@ class Run:
         write_json(path.with_name("widths.json"), widths)
         write_text(path, record.to_json())
         self._book(self._note(path.parent), path.parent)
-        self.display.note(f"teacher {teacher.name}: {val}, {cost.macs / 1e6:.2f} M MACs")
+        self.display.note(f"teacher {teacher.name}: {val}, {count(cost.macs)} MACs")
 
     # -- stages -------------------------------------------------------------------------------------------
 

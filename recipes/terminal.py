@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from reports.units import count
+
 _COUNTS = re.compile(r"(^|[/_])(macs|flops|params)($|_)")
 _SHARES = re.compile(r"(^|[/_])(accuracy|score)($|_)")
 
@@ -112,10 +114,7 @@ def amount(name: str, value: float) -> str:
     ('20.4 M', '88.12 %', '0.03142')
     """
     if _COUNTS.search(name) and abs(value) >= 1:
-        for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-            if abs(value) >= size:
-                return f"{value / size:.3g} {letter}"
-        return f"{value:.0f}"
+        return count(value)
     if _SHARES.search(name) and 0 <= value <= 1:
         return f"{100 * value:.2f} %"
     return f"{value:.4g}"

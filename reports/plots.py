@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from reports.units import count
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -22,15 +24,10 @@ def short(value: float | None) -> str:
     """Three digits and a letter: 1 234 567 is 1.23M, 0.00012 is 1.2e-4."""
     if value is None:
         return "–"
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return (
-                f"{value / size:.3g}{letter}" if abs(value) < 999.5 * size else f"{value / size:.0f}{letter}"
-            )
     if 0 < abs(value) < 1e-3:
         digits, power = f"{value:.1e}".split("e")
         return f"{digits}e{int(power)}"
-    return f"{value:.3g}"
+    return count(value, gap="")
 
 
 def size(count: int | None) -> str:

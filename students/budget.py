@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reports.units import count
 from students.surgery import Alive, Anatomy, Values
 
 _HUGE = 1e300
@@ -40,8 +41,8 @@ def choose(anatomy: Anatomy, priority: Values, budget: int, round_to: int = 8) -
         least = _least(anatomy, -anatomy.prices(), round_to, priority)
     if (floor := anatomy.cost(least)) > budget:
         raise ValueError(
-            f"a budget of {budget / 1e6:.3f} M MACs ({budget / anatomy.macs:.1%}) cannot be met: with widths in "
-            f"multiples of {round_to} the smallest network reachable has {floor / 1e6:.3f} M "
+            f"a budget of {count(budget)} MACs ({budget / anatomy.macs:.1%}) cannot be met: with widths in "
+            f"multiples of {round_to} the smallest network reachable has {count(floor)} "
             f"({floor / anatomy.macs:.1%}); most of it is {anatomy.blocking(least)}. "
             "Ask for more, lower round_to, or let blocks go too"
         )

@@ -22,6 +22,7 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from reports.profile import macs as count_macs
+from reports.units import count
 from students.blocks import Whole, find_wholes, take_out
 from students.groups import Locked, prove_groups, refuse_tied
 from students.knife import Group, channels_of, cut, needs, scale_inputs
@@ -202,7 +203,7 @@ class Anatomy:
         name = self.layers[worst].name
         locks = [lock for lock in self.locked if name in lock.modules] if self.channels else []
         why = f" (locked with {'; '.join(map(str, locks))})" if locks else ""
-        return f"'{name}' with {left[worst] / 1e6:.2f} M MACs{why}"
+        return f"'{name}' with {count(left[worst])} MACs{why}"
 
     # -- the cut ------------------------------------------------------------------------------------------
 
