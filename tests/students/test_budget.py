@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from reports.profile import macs
+from reports.units import count
 from students.budget import choose, floor, uniform
 from students.surgery import Alive, Anatomy
 from teachers.networks import ResNet
@@ -170,7 +171,7 @@ def test_a_budget_below_the_floor_says_where_the_floor_is(kinds: Any) -> None:
     with pytest.raises(ValueError, match="cannot be met") as refusal:
         choose(anatomy, np.ones(anatomy.size), least - 1, 8)
     text = str(refusal.value)
-    assert f"the smallest network reachable has {least / 1e6:.3f} M ({least / anatomy.macs:.1%})" in text
+    assert f"the smallest network reachable has {count(least)} ({least / anatomy.macs:.1%})" in text
     assert "in multiples of 8" in text
     assert any(f"most of it is '{layer.name}' with" in text for layer in anatomy.layers)
 
