@@ -115,10 +115,14 @@ class Courier:
         except Exception as problem:
             self._store.doubt = len(self._mirror.events)
             if self._away is None:
+                file = self._store.uri.startswith("sqlite:")
+                hint = (
+                    ". A damaged file is best moved away: a new one is then told everything" if file else ""
+                )
                 self._warn(
                     f"the tracker at {self._store.uri} does not take what it is told "
-                    f"({type(problem).__name__}: {str(problem)[:200]}); the run goes on, events wait in "
-                    f"{self._mirror.path} and are sent when it answers"
+                    f"({type(problem).__name__}: {_line(problem)}); the run goes on, events wait in "
+                    f"{self._mirror.path} and are sent when it answers{hint}"
                 )
             self._away = str(problem)
             return True
@@ -178,10 +182,12 @@ class Courier:
             about = f"{event['run']}/{event['do']}"
             if about not in self._complained:
                 self._complained.add(about)
-                why = (
-                    str(problem)[:200] if not isinstance(problem, KeyError) else f"it does not know {problem}"
-                )
+                why = _line(problem) if not isinstance(problem, KeyError) else f"it does not know {problem}"
                 self._warn(
                     f"{self._store.uri} refused '{event['do']}' of run '{event['run']}': {why}; "
                     f"it stays in {self._mirror.path}"
                 )
+
+
+def _line(problem: Exception) -> str:
+    return next(iter(str(problem).strip().splitlines()), "")[:200]

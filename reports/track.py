@@ -326,8 +326,9 @@ class _Store:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        for noisy in ("mlflow", "alembic"):  # both tell at length how a new database is made
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        # They tell at length how a new database is made, and what goes wrong comes as an exception besides.
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
         artifacts = None
         if self.uri.startswith("sqlite:///"):
             database = Path(self.uri.removeprefix("sqlite:///")).resolve()
