@@ -10,13 +10,13 @@ gal-cifar10-rows.md, is drawn anew from all rows after each.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress.finetune import Finetune
 from compress.gal import GAL
@@ -39,6 +39,29 @@ ROWS = Rows(
 )
 
 
+@dataclass(frozen=True)
+class Remembering(Teacher):
+    """A teacher that answers a batch it has had before from memory: its numbers, without the time.
+
+    Runs of one seed are tuned on the same batches in the same order, so all but the first are spared the teacher's
+    forward passes.
+    """
+
+    answers: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        (images,) = inputs
+        key = (*images.shape, images.double().sum().item(), *images.flatten()[::997].tolist())
+        if key not in self.answers:
+            self.answers[key] = super().__call__(images)
+        return self.answers[key]
+
+    def to(self, device: torch.device | str) -> Remembering:
+        """As a teacher's, with the same memory."""
+        there = super().to(device)
+        return Remembering(there.name, there.module, there.signature, self.answers)
+
+
 def stage_of(method: str, budget: float, round_to: int, search: int) -> Stage:
     """The stage that a row measures: `gal`, `gal-block`, `gal-joint`, or a baseline by its importance."""
     if method == "gal":
@@ -58,9 +81,10 @@ class Bench:
     def __init__(
         self, depth: int, data: Path, teachers: Path, precision: Precision, quiet: bool, keep: Path | None
     ) -> None:
-        self.depth, self.keep = depth, keep
+        self.depth, self.keep, self.seed = depth, keep, -1
         known = RESNET20_JPEG if depth == 20 else RESNET56_JPEG
-        self.teacher: Teacher = known.checkpoint.load(teachers)
+        loaded = known.checkpoint.load(teachers)
+        self.teacher = Remembering(loaded.name, loaded.module, loaded.signature)
         self.task = known.checkpoint.task
         self.splits: Splits = self.task.open(data)
         self.precision = precision
@@ -94,10 +118,11 @@ class Bench:
     ) -> dict[str, Any]:
         """Prune, recalibrate, fine-tune for what is left of `epochs`, and measure after each."""
         torch.manual_seed(seed)
-        start = time.perf_counter()
+        if seed != self.seed:
+            self.seed = seed
+            self.teacher.answers.clear()
         stage = stage_of(method, budget, round_to, search)
         state = stage(State((self.teacher,)), self.session(stage, seed))
-        searched = time.perf_counter() - start
         assert state.student is not None
         row: dict[str, Any] = {"cut": self.score(state.student)}
         fresh = Recalibrate(batches=50)
@@ -105,10 +130,8 @@ class Bench:
         assert state.student is not None
         row["recalibrated"] = self.score(state.student)
         tune = Finetune(epochs=epochs - (search if method.startswith("gal") else 0), lr=lr)
-        start = time.perf_counter()
         state = tune(state, self.session(tune, seed + 2000))
         assert state.student is not None
-        row["seconds"] = round(searched + time.perf_counter() - start, 1)
         row["finetuned"] = self.score(state.student)
         row["macs"] = count_macs(state.student, self.teacher.signature.example(1)) / self.full
         row["params"] = sum(p.numel() for p in state.student.parameters())

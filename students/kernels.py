@@ -1,0 +1,275 @@
+"""Convolutions whose output channels share kernels, within every input channel; PyTorch is all this file needs.
+
+It goes into a compact folder beside load.py, where such a layer is part of the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_COPY = 40  # multiply-accumulates that take as long as copying one number of the input
+
+
+def bits(count: int) -> int:
+    """Bits of one index among `count` kernels: ceil(log2 count), none where there is no choice."""
+    return (count - 1).bit_length()
+
+
+def packed_bytes(numbers: int, count: int) -> int:
+    """Bytes that so many indices among `count` kernels take."""
+    return -(-numbers * bits(count) // 8)
+
+
+def pack(index: Tensor, count: int) -> Tensor:
+    """Indices in 0 .. count - 1, any shape, as bytes: big-endian, row by row, the last byte filled from the right."""
+    width = bits(count)
+    if width == 0:
+        return torch.zeros(0, dtype=torch.uint8)
+    shifts = torch.arange(width - 1, -1, -1)
+    flat = ((index.reshape(-1, 1).long() >> shifts) & 1).reshape(-1)
+    rest = -len(flat) % 8
+    if rest:
+        start = len(flat) - (8 - rest)
+        flat = torch.cat([flat[:start], flat.new_zeros(rest), flat[start:]])
+    return (flat.view(-1, 8) << torch.arange(7, -1, -1)).sum(1).to(torch.uint8)
+
+
+def unpack(packed: Tensor, count: int, numbers: int) -> Tensor:
+    """The indices that `pack` put away: (numbers,), integers."""
+    width = bits(count)
+    if width == 0:
+        return torch.zeros(numbers, dtype=torch.long, device=packed.device)
+    if len(packed) != packed_bytes(numbers, count):
+        raise ValueError(
+            f"{numbers} indices among {count} kernels take {packed_bytes(numbers, count)} bytes, not {len(packed)}"
+        )
+    shifts = torch.arange(7, -1, -1, device=packed.device)
+    flat = ((packed.long()[:, None] >> shifts) & 1).reshape(-1)
+    rest = -numbers * width % 8
+    if rest:
+        flat = torch.cat([flat[:-8], flat[rest - 8 :]])
+    weights = 1 << torch.arange(width - 1, -1, -1, device=packed.device)
+    return (flat.view(numbers, width) * weights).sum(1)
+
+
+class SharedConvolution(nn.Module):
+    """A convolution whose N kernels of an input channel are picked from q of its own.
+
+        y_n = bias_n + sum_c  x_c * centroid_{c, index_c(n)}
+
+    shared    ((q, channels), ...): how many input channels keep how many kernels, in rising order of q, from 0
+              (the channel is not read, and nothing of it is stored) to N / groups (all of them, without an index)
+    half      centroids are rounded to 16 bits whenever the layer goes into evaluation mode, and stored so
+
+    Parameters: `kernels.i` (channels, q, *kernel_size), one for each q > 0; `bias` (N,). Buffers: `level` (C,), which
+    entry of `shared` each input channel belongs to; `packed`, the indices as bytes (`pack`; for every q between 1
+    and N / groups, row by row over (output, channel)). Other arguments are those of nn.Conv1d to nn.Conv3d, or of
+    their transposed kin (weight (C, N / groups, *kernel_size), no output padding left to the call).
+
+    Trains centroids and full kernels: the gradient of a centroid is the sum over the outputs that share it. In
+    evaluation mode the dense weight is put together once, and again when a parameter has changed.
+    """
+
+    level: Tensor
+    packed: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sequence[int],
+        shared: Sequence[Sequence[int]],
+        stride: Sequence[int] = (1,),
+        padding: Sequence[int] | str = (0,),
+        dilation: Sequence[int] = (1,),
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        transposed: bool = False,
+        output_padding: Sequence[int] = (0,),
+        half: bool = False,
+    ) -> None:
+        super().__init__()
+        dims = len(kernel_size)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = tuple(kernel_size)
+        self.stride, self.dilation = _full(stride, dims), _full(dilation, dims)
+        self.output_padding = _full(output_padding, dims)
+        self.padding = padding if isinstance(padding, str) else _full(padding, dims)
+        self.padding_mode, self.transposed, self.half_stored = padding_mode, transposed, half
+        self.shared = tuple((int(q), int(channels)) for q, channels in shared)
+        self.outputs = out_channels // groups
+        counts = [q for q, _ in self.shared]
+        if sum(channels for _, channels in self.shared) != in_channels or counts != sorted(set(counts)):
+            raise ValueError(
+                f"shared={self.shared} must name each number of kernels once, in rising order, and hold all "
+                f"{in_channels} input channels"
+            )
+        if counts and not 0 <= counts[0] <= counts[-1] <= self.outputs:
+            raise ValueError(f"shared={self.shared}: a channel has between 0 and {self.outputs} kernels")
+        self.kernels = nn.ParameterList(
+            nn.Parameter(torch.zeros(channels, q, *self.kernel_size)) for q, channels in self.shared if q
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        starts = [place for place, (_, channels) in enumerate(self.shared) for _ in range(channels)]
+        self.register_buffer("level", torch.tensor(starts, dtype=torch.uint8))
+        size = sum(packed_bytes(self.outputs * n, q) for q, n in self.shared if q < self.outputs)
+        self.register_buffer("packed", torch.zeros(size, dtype=torch.uint8))
+        self._layout: tuple[Any, ...] = ()
+        self._ready: tuple[Any, ...] = ()
+
+    # -- the dense weight -------------------------------------------------------------------------------------
+
+    def channels(self) -> list[Tensor]:
+        """Which input channels belong to each entry of `shared`, in rising order."""
+        return [(self.level == place).nonzero()[:, 0] for place in range(len(self.shared))]
+
+    def index(self) -> list[Tensor | None]:
+        """For each entry of `shared` its (outputs, channels) indices; None where q is 0, or every kernel is kept."""
+        result: list[Tensor | None] = []
+        start = 0
+        for q, channels in self.shared:
+            if not 0 < q < self.outputs:
+                result.append(None)
+                continue
+            numbers = self.outputs * channels
+            stop = start + packed_bytes(numbers, q)
+            result.append(unpack(self.packed[start:stop], q, numbers).view(self.outputs, channels))
+            start = stop
+        return result
+
+    def weight(self) -> Tensor:
+        """The dense weight, (N, C / groups, *kernel_size) or transposed (C, N / groups, *kernel_size).
+
+        Differentiable in the kernels; channels that are not read have zeros.
+        """
+        gather, order = self._gathered()
+        parts = []
+        kernels = iter(self.kernels)
+        for (q, channels), index in zip(self.shared, gather, strict=True):
+            if q == 0:
+                parts.append(
+                    self.kernels[0].new_zeros(channels, self.outputs, *self.kernel_size)
+                    if len(self.kernels)
+                    else torch.zeros(channels, self.outputs, *self.kernel_size, device=self.level.device)
+                )
+                continue
+            own = next(kernels)
+            parts.append(own if index is None else own.flatten(0, 1)[index])
+        whole = torch.cat(parts)[order]  # (C, outputs, *kernel_size)
+        if self.transposed:
+            return whole
+        split = whole.unflatten(0, (self.groups, self.in_channels // self.groups)).transpose(1, 2)
+        return split.flatten(0, 1)
+
+    def _gathered(self) -> tuple[list[Tensor | None], Tensor]:
+        """Rows of each flattened parameter, (channels, outputs), and the order that puts channels in place."""
+        key = (self.level.data_ptr(), self.level._version, self.packed.data_ptr(), self.packed._version)
+        if self._layout[:4] != key:
+            rows: list[Tensor | None] = []
+            for (q, channels), index in zip(self.shared, self.index(), strict=True):
+                own = torch.arange(channels, device=self.level.device)[:, None] * q
+                rows.append(None if index is None else index.T + own)
+            self._layout = (*key, rows, torch.cat(self.channels()).argsort())
+        return self._layout[4], self._layout[5]
+
+    def _dense(self) -> tuple[Tensor, Tensor | None]:
+        """The weight to convolve with, and which input channels it reads (None: all)."""
+        parameters = list(self.kernels)
+        if self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in parameters)):
+            return self.weight(), None
+        key = tuple((p.data_ptr(), p._version, p.dtype) for p in (*parameters, self.level, self.packed))
+        if self._ready[:1] != (key,):
+            weight = self.weight().detach()
+            read = self._read()
+            if read is not None:
+                weight = weight.index_select(0 if self.transposed else 1, read)
+            if weight.dim() == 4:
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            self._ready = (key, weight, read)
+        return self._ready[1], self._ready[2]
+
+    def _read(self) -> Tensor | None:
+        """The channels to pick from the input, where leaving the others out is worth a copy of these."""
+        dropped = self.shared[0][1] if self.shared and self.shared[0][0] == 0 else 0
+        kept = self.in_channels - dropped
+        saved = dropped * self.outputs * math.prod(self.kernel_size) / math.prod(self.stride)
+        if not dropped or self.groups > 1 or not kept or saved < _COPY * kept:
+            return None
+        return (self.level != 0).nonzero()[:, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the convolution with the dense weight."""
+        weight, read = self._dense()
+        if read is not None:
+            x = x.index_select(-len(self.kernel_size) - 1, read)
+        dims, bias = len(self.kernel_size), self.bias
+        if self.transposed:
+            return _TRANSPOSED[dims](
+                x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            )
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self._around(), mode=self.padding_mode)
+            return _CONVOLUTIONS[dims](x, weight, bias, self.stride, 0, self.dilation, self.groups)
+        return _CONVOLUTIONS[dims](x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _around(self) -> list[int]:
+        """Padding on both sides of each dimension, last first, as F.pad takes it."""
+        sides: list[int] = []
+        for place in reversed(range(len(self.kernel_size))):
+            if isinstance(self.padding, str):
+                whole = self.dilation[place] * (self.kernel_size[place] - 1) if self.padding == "same" else 0
+                sides += [whole // 2, whole - whole // 2]
+            else:
+                sides += [self.padding[place], self.padding[place]]
+        return sides
+
+    def train(self, mode: bool = True) -> SharedConvolution:
+        """As always; with `half`, going into evaluation mode rounds the kernels to 16 bits."""
+        super().train(mode)
+        if not mode and self.half_stored:
+            with torch.no_grad():
+                for parameter in self.kernels:
+                    if parameter.device.type != "meta":
+                        parameter.copy_(parameter.half())
+        return self
+
+    def dense(self) -> nn.Module:
+        """The ordinary convolution that answers the same."""
+        dims = len(self.kernel_size)
+        kind = getattr(nn, f"Conv{'Transpose' if self.transposed else ''}{dims}d")
+        more = {"output_padding": self.output_padding} if self.transposed else {}
+        with torch.device(self.level.device):
+            layer: nn.Module = kind(
+                self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
+                dilation=self.dilation, groups=self.groups, bias=self.bias is not None,
+                padding_mode=self.padding_mode, **more,
+            )  # fmt: skip
+        with torch.no_grad():
+            layer.weight.copy_(self.weight())  # type: ignore[operator]
+            if self.bias is not None:
+                layer.bias.copy_(self.bias)  # type: ignore[operator]
+        return layer.train(self.training)
+
+    def extra_repr(self) -> str:
+        """What there is of kernels."""
+        sharing = ", ".join(f"{channels} x {q}" for q, channels in self.shared)
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, kernels: {sharing}"
+
+    # -- accounts ---------------------------------------------------------------------------------------------
+
+    def numbers(self) -> int:
+        """Kernel values that are stored: sum over channels of q * D."""
+        return sum(q * channels for q, channels in self.shared) * math.prod(self.kernel_size)
+
+
+def _full(value: Sequence[int], dims: int) -> tuple[int, ...]:
+    return tuple(value) * dims if len(value) == 1 else tuple(value)
