@@ -1,10 +1,11 @@
 """The compact student: a folder that outlives us, and the proof that it says what the student says.
 
 model.pt2             torch.export.load("model.pt2").module()(images), for any number of images; for use: batch
-                      norms are folded into the convolutions before them
+                      norms are folded into the convolutions before them, shared kernels written out
 weights.safetensors   every parameter and buffer
 structure.json        which layers there are and in which order they are called
 load.py               rebuilds the network from these two, to train on; PyTorch and safetensors alone
+kernels.py            beside it where kernels are shared: the layer that unpacks them
 card.json             what the caller wants remembered, the signature, and the proof
 """
 
@@ -29,6 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
+from students import kernels
 from students import load as loader
 from students.files import write, write_json
 from students.fold import folded
@@ -45,6 +47,7 @@ _KNOWN = {
     "weights.safetensors",
     "structure.json",
     "load.py",
+    "kernels.py",
     "card.json",
     "__pycache__",
 }
@@ -84,7 +87,9 @@ def save(
     with _swapped(folder) as half, Prover() as prover:
         _write_network(reference, half, structure)
         shutil.copyfile(loader.__file__, half / "load.py")
-        _export(folded(reference), half / "model.pt2", signature)
+        if any(isinstance(inner, kernels.SharedConvolution) for inner in reference.modules()):
+            shutil.copyfile(kernels.__file__, half / "kernels.py")
+        _export(folded(kernels.densified(reference)), half / "model.pt2", signature)
         needs = _needs(structure)
         proof = prover.prove(reference, half, signature, val, needs)
         versions = {

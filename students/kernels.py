@@ -5,6 +5,7 @@ It goes into a compact folder beside load.py, where such a layer is part of the 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -121,7 +122,7 @@ class SharedConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         starts = [place for place, (_, channels) in enumerate(self.shared) for _ in range(channels)]
         self.register_buffer("level", torch.tensor(starts, dtype=torch.uint8))
-        size = sum(packed_bytes(self.outputs * n, q) for q, n in self.shared if q < self.outputs)
+        size = sum(packed_bytes(self.outputs * n, q) for q, n in self.shared if 0 < q < self.outputs)
         self.register_buffer("packed", torch.zeros(size, dtype=torch.uint8))
         self._layout: tuple[Any, ...] = ()
         self._ready: tuple[Any, ...] = ()
@@ -151,24 +152,22 @@ class SharedConvolution(nn.Module):
 
         Differentiable in the kernels; channels that are not read have zeros.
         """
-        gather, order = self._gathered()
-        parts = []
+        rows, order = self._gathered()
+        dtype = self.kernels[0].dtype if len(self.kernels) else torch.get_default_dtype()
+        parts: list[Tensor] = []
         kernels = iter(self.kernels)
-        for (q, channels), index in zip(self.shared, gather, strict=True):
-            if q == 0:
-                parts.append(
-                    self.kernels[0].new_zeros(channels, self.outputs, *self.kernel_size)
-                    if len(self.kernels)
-                    else torch.zeros(channels, self.outputs, *self.kernel_size, device=self.level.device)
-                )
-                continue
-            own = next(kernels)
-            parts.append(own if index is None else own.flatten(0, 1)[index])
+        for (q, channels), row in zip(self.shared, rows, strict=True):
+            if q:
+                own = next(kernels)
+                parts.append(own if row is None else own.flatten(0, 1)[row])
+            else:
+                shape = (channels, self.outputs, *self.kernel_size)
+                parts.append(torch.zeros(shape, dtype=dtype, device=self.level.device))
         whole = torch.cat(parts)[order]  # (C, outputs, *kernel_size)
-        if self.transposed:
-            return whole
-        split = whole.unflatten(0, (self.groups, self.in_channels // self.groups)).transpose(1, 2)
-        return split.flatten(0, 1)
+        if not self.transposed:
+            grouped = whole.unflatten(0, (self.groups, self.in_channels // self.groups))
+            whole = grouped.transpose(1, 2).flatten(0, 1)
+        return whole
 
     def _gathered(self) -> tuple[list[Tensor | None], Tensor]:
         """Rows of each flattened parameter, (channels, outputs), and the order that puts channels in place."""
@@ -211,15 +210,17 @@ class SharedConvolution(nn.Module):
         weight, read = self._dense()
         if read is not None:
             x = x.index_select(-len(self.kernel_size) - 1, read)
-        dims, bias = len(self.kernel_size), self.bias
+        dims, padding = len(self.kernel_size), self.padding
         if self.transposed:
-            return _TRANSPOSED[dims](
-                x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            assert not isinstance(padding, str), "a transposed convolution pads by numbers"
+            y = _TRANSPOSED[dims](
+                x, weight, self.bias, self.stride, padding, self.output_padding, self.groups, self.dilation
             )
+            return y
         if self.padding_mode != "zeros":
-            x = F.pad(x, self._around(), mode=self.padding_mode)
-            return _CONVOLUTIONS[dims](x, weight, bias, self.stride, 0, self.dilation, self.groups)
-        return _CONVOLUTIONS[dims](x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+            x, padding = F.pad(x, self._around(), mode=self.padding_mode), (0,) * dims
+        y = _CONVOLUTIONS[dims](x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return y
 
     def _around(self) -> list[int]:
         """Padding on both sides of each dimension, last first, as F.pad takes it."""
@@ -254,10 +255,21 @@ class SharedConvolution(nn.Module):
                 padding_mode=self.padding_mode, **more,
             )  # fmt: skip
         with torch.no_grad():
-            layer.weight.copy_(self.weight())  # type: ignore[operator]
+            weight = self.weight()
+            layer.to(weight.dtype)
+            layer.weight.copy_(weight)  # type: ignore[operator]
             if self.bias is not None:
                 layer.bias.copy_(self.bias)  # type: ignore[operator]
         return layer.train(self.training)
+
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor was given."""
+        return {
+            "in_channels": self.in_channels, "out_channels": self.out_channels, "kernel_size": self.kernel_size,
+            "shared": self.shared, "stride": self.stride, "padding": self.padding, "dilation": self.dilation,
+            "groups": self.groups, "bias": self.bias is not None, "padding_mode": self.padding_mode,
+            "transposed": self.transposed, "output_padding": self.output_padding, "half": self.half_stored,
+        }  # fmt: skip
 
     def extra_repr(self) -> str:
         """What there is of kernels."""
@@ -273,3 +285,12 @@ class SharedConvolution(nn.Module):
 
 def _full(value: Sequence[int], dims: int) -> tuple[int, ...]:
     return tuple(value) * dims if len(value) == 1 else tuple(value)
+
+
+def densified(network: nn.Module) -> nn.Module:
+    """A copy whose layers with shared kernels are ordinary convolutions: the same answers, and plain weights."""
+    twin = copy.deepcopy(network)
+    for name, inner in list(twin.named_modules()):
+        if isinstance(inner, SharedConvolution):
+            twin.set_submodule(name, inner.dense())
+    return twin

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from students import load
 from students.encode import encode, short
+from students.kernels import SharedConvolution
 
 
 def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, str]]:
@@ -73,11 +74,14 @@ def _container(module: nn.Module, name: str) -> dict[str, Any]:
 
 
 def layer(module: nn.Module) -> dict[str, Any] | None:
-    """Class and constructor arguments of a layer of torch.nn; None for everything else.
+    """Class and constructor arguments of a layer of torch.nn, or one with shared kernels; None for all else.
 
     A subclass counts as the layer it derives from where it overrides nothing but its constructor.
     Arguments at their default are left out.
     """
+    if type(module) is SharedConvolution:
+        given = {key: encode(value) for key, value in module.arguments().items()}
+        return {"type": "kernels.SharedConvolution", "args": given}
     base = _base(type(module))
     if base is None:
         return None
@@ -152,7 +156,8 @@ def _compare(module: nn.Module, found: Mapping[str, Any], name: str) -> None:
                 "a cut must change a layer's attributes together with its tensors"
             )
     for key, value in vars(twin).items():
-        simple = isinstance(value, bool | int | float | str | tuple) and key != "training"
+        told = key != "training" and not key.startswith("_")
+        simple = told and isinstance(value, bool | int | float | str | tuple)
         if simple and getattr(module, key, value) != value:
             raise ValueError(
                 f"'{name}' ({found['type']}) has {key} = {getattr(module, key)!r}, which none of its "

@@ -15,8 +15,10 @@ package, which then has to be trusted by name: `load(trust=("their_package",))`.
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import importlib
+import importlib.util
 import json
 import math
 import operator
@@ -130,12 +132,15 @@ def fill(module: nn.Module, network: Mapping[str, Any], tensors: Mapping[str, Te
         raise ValueError(
             f"the weights belong to another network: missing {missing[:5]}, unknown {unknown[:5]}"
         )
+    short = halved(module)
     for name, old in have.items():
         new = tensors[name]
         if new.shape != old.shape:
             raise ValueError(
                 f"'{name}' has shape {tuple(new.shape)} where the network wants {tuple(old.shape)}"
             )
+        if name in short:
+            new = new.to(old.dtype)
         # Memory of its own: tensors of a mapped file lie unaligned, and sums then differ in the last bit.
         layout = torch.channels_last if name in network["channels_last"] else torch.contiguous_format
         new = torch.empty_like(new, memory_format=layout).copy_(new)
@@ -157,6 +162,32 @@ def state(module: nn.Module, network: Mapping[str, Any]) -> dict[str, Tensor]:
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]
         if name not in constants and name not in network["tied"]
     }
+
+
+def halved(module: nn.Module) -> set[str]:
+    """Names of the parameters that a weights file keeps in 16 bits: kernels that are shared, by option."""
+    return {
+        f"{name}.kernels.{key}"
+        for name, inner in module.named_modules()
+        if getattr(inner, "half_stored", False)
+        for key in range(len(inner.kernels))  # type: ignore[arg-type]
+    }
+
+
+@functools.cache
+def _kernels() -> types.ModuleType:
+    """kernels.py, which lies beside this file where a network shares kernels."""
+    if __package__:
+        return importlib.import_module(f"{__package__}.kernels")
+    path = Path(__file__).with_name("kernels.py")
+    if not path.exists():
+        raise ValueError(f"{path} is missing: this network shares kernels, fetch the whole folder")
+    spec = importlib.util.spec_from_file_location("kernels", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Network(fx.GraphModule):
@@ -223,7 +254,12 @@ def _place(root: nn.Module, name: str, part: Mapping[str, Any]) -> None:
         flat = torch.tensor(_decode(part["value"]), dtype=_torch("dtype", part["dtype"]), device="cpu")
         owner.register_buffer(last, flat.reshape(part["shape"]), persistent=False)
     else:
-        layer = getattr(nn, kind.removeprefix("torch.nn."), None) if kind.startswith("torch.nn.") else None
+        if kind == "kernels.SharedConvolution":
+            layer = _kernels().SharedConvolution
+        else:
+            layer = (
+                getattr(nn, kind.removeprefix("torch.nn."), None) if kind.startswith("torch.nn.") else None
+            )
         if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
             raise ValueError(f"'{name}' is a {kind}, but only layers of torch.nn can be built")
         owner.add_module(last, layer(**{key: _decode(value) for key, value in part.get("args", {}).items()}))

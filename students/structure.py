@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from students import load
 from students.encode import encode
+from students.kernels import SharedConvolution
 from students.layers import channels_last, parts_of
 from students.load import Network, rebuild
 from students.trace import Untraceable, nodes_of
@@ -151,7 +152,8 @@ def clean(module: nn.Module) -> None:
             raise ValueError(
                 f"{where} ({kind.__name__}) has a forward of its own, put on this one object: make it a class"
             )
-        if kind.__module__.partition(".")[0] in ("compress", "students") and not isinstance(inner, Network):
+        tool = kind.__module__.partition(".")[0] in ("compress", "students")
+        if tool and not isinstance(inner, Network | SharedConvolution):
             raise ValueError(
                 f"{where} is a {kind.__name__} of {kind.__module__}, a tool for making students: "
                 "fold it into the layers before the student is saved"
@@ -198,8 +200,10 @@ def tensors(module: nn.Module, twin: nn.Module, structure: Mapping[str, Any]) ->
     have = dict(
         [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     )
+    short = load.halved(twin)
+    dtypes = {name: torch.float16 if name in short else tensor.dtype for name, tensor in have.items()}
     return {
-        name: torch.empty(have[name].shape, dtype=have[name].dtype).copy_(have[name].detach())
+        name: torch.empty(have[name].shape, dtype=dtypes[name]).copy_(have[name].detach())
         for name in load.state(twin, structure)
         if name in have
     }
