@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from compress.finetune import Finetune as Finetune
     from compress.gal import GAL as GAL
+    from compress.kse import KSE as KSE
     from compress.prune import Prune as Prune
     from compress.recalibrate import Recalibrate as Recalibrate
     from compress.session import Sees as Sees
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Finetune": "compress.finetune",
     "GAL": "compress.gal",
+    "KSE": "compress.kse",
     "Prune": "compress.prune",
     "Recalibrate": "compress.recalibrate",
     "Sees": "compress.session",

@@ -14,6 +14,7 @@ from compress.session import Sees, Session
 from compress.stage import Stage, State
 from reports.units import count
 from students.budget import choose, floor, uniform
+from students.kernels import SharedConvolution, densified
 from students.surgery import Anatomy, Values
 from teachers.signature import Signature
 from teachers.spec import Field, spec
@@ -117,11 +118,15 @@ def _scores(
         "taylor": tp.importance.TaylorImportance,
         "random": tp.importance.RandomImportance,
     }[importance]()
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    if any(isinstance(module, SharedConvolution) for module in network.modules()):
+        network = densified(
+            network
+        )  # torch-pruning cannot follow the packing; those layers are locked anyway
     names = {module: name for name, module in network.named_modules()}
     numbers = {group.name: number for number, group in enumerate(anatomy.groups)}
     scores = np.zeros(anatomy.size)
     training = {module: module.training for module in network.modules()}
-    gradients = {name: p.grad for name, p in network.named_parameters()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = tp.DependencyGraph().build_dependency(network, inputs, verbose=False)
@@ -130,7 +135,7 @@ def _scores(
             if number is None:
                 continue  # locked
             for name, parameter in network.named_parameters():
-                parameter.grad = gradients[name]
+                parameter.grad = gradients.get(name)
             value = rank(proposal)
             if value is None:
                 raise ValueError(

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from students.files import load_states, save_states
+from teachers.place import place
 from teachers.task import Batch, Open, Split, Splits, Task
 
 M = TypeVar("M", bound=nn.Module)
@@ -141,7 +142,7 @@ class Session:
 
     def place(self, module: M) -> M:
         """The module on this device, with 4-D weights in channels_last order (faster convolutions)."""
-        return module.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return place(module, self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast where the precision says so, nothing otherwise."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from reports.evaluate import TestScore, ValScore, evaluate
 from reports.profile import Profile, latency, layers, profile
+from students.structure import stored
 from teachers.signature import Signature
 from teachers.task import Split, Splits, Task
 
@@ -42,9 +43,7 @@ class Instruments:
 
     def cost(self, module: nn.Module, signature: Signature) -> Profile:
         """MACs, parameters, and the bytes of its weights as a file."""
-        plain = {
-            name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()
-        }
+        plain = {name: tensor.cpu().contiguous().clone() for name, tensor in stored(module).items()}
         return profile(module, signature.example(2), bytes=len(save(plain)))
 
     def timed(self, costs: dict[str, tuple[nn.Module, Profile]], signature: Signature) -> dict[str, Profile]:

@@ -29,6 +29,7 @@ from reports.record import Record
 from reports.track import Silent, Tracker, flatten, tracker
 from reports.units import count
 from students.files import write_json, write_text
+from teachers.place import place
 from teachers.task import Splits, Task
 from teachers.teacher import Checkpoint, Teacher
 
@@ -356,7 +357,7 @@ class Run:
     def _placed(self, state: State) -> State:
         if state.student is None:
             return state
-        student = state.student.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        student = place(state.student, self.device)
         return replace(state, student=student)
 
     def _measured(

@@ -62,7 +62,7 @@ def unpack(packed: Tensor, count: int, numbers: int) -> Tensor:
 
 
 class SharedConvolution(nn.Module):
-    """A convolution whose N kernels of an input channel are picked from q of its own.
+    """A convolution whose N kernels of an input channel are picked from q of its own; of no dimension, a linear layer.
 
         y_n = bias_n + sum_c  x_c * centroid_{c, index_c(n)}
 
@@ -211,6 +211,8 @@ class SharedConvolution(nn.Module):
         if read is not None:
             x = x.index_select(-len(self.kernel_size) - 1, read)
         dims, padding = len(self.kernel_size), self.padding
+        if dims == 0:
+            return F.linear(x, weight, self.bias)
         if self.transposed:
             assert not isinstance(padding, str), "a transposed convolution pads by numbers"
             y = _TRANSPOSED[dims](
@@ -244,23 +246,26 @@ class SharedConvolution(nn.Module):
         return self
 
     def dense(self) -> nn.Module:
-        """The ordinary convolution that answers the same."""
-        dims = len(self.kernel_size)
-        kind = getattr(nn, f"Conv{'Transpose' if self.transposed else ''}{dims}d")
-        more = {"output_padding": self.output_padding} if self.transposed else {}
-        with torch.device(self.level.device):
-            layer: nn.Module = kind(
+        """The ordinary convolution, or linear layer, that answers the same."""
+        dims, bias = len(self.kernel_size), self.bias is not None
+        layer: Any
+        if dims == 0:
+            layer = nn.Linear(self.in_channels, self.out_channels, bias)
+        else:
+            kind: Any = getattr(nn, f"Conv{'Transpose' if self.transposed else ''}{dims}d")
+            more = {"output_padding": self.output_padding} if self.transposed else {}
+            layer = kind(
                 self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
-                dilation=self.dilation, groups=self.groups, bias=self.bias is not None,
-                padding_mode=self.padding_mode, **more,
+                dilation=self.dilation, groups=self.groups, bias=bias, padding_mode=self.padding_mode, **more,
             )  # fmt: skip
         with torch.no_grad():
             weight = self.weight()
-            layer.to(weight.dtype)
-            layer.weight.copy_(weight)  # type: ignore[operator]
+            layer.to(device=weight.device, dtype=weight.dtype)
+            layer.weight.copy_(weight)
             if self.bias is not None:
-                layer.bias.copy_(self.bias)  # type: ignore[operator]
-        return layer.train(self.training)
+                layer.bias.copy_(self.bias)
+        plain: nn.Module = layer.train(self.training)
+        return plain
 
     def arguments(self) -> dict[str, Any]:
         """What the constructor was given."""

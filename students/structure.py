@@ -23,7 +23,16 @@ from students.layers import channels_last, parts_of
 from students.load import Network, rebuild
 from students.trace import Untraceable, nodes_of
 
-__all__ = ["Untraceable", "clean", "describe", "describe_factory", "origin", "rebuild", "tensors"]
+__all__ = [
+    "Untraceable",
+    "clean",
+    "describe",
+    "describe_factory",
+    "origin",
+    "rebuild",
+    "stored",
+    "tensors",
+]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _WRAPPERS = (
@@ -206,6 +215,15 @@ def tensors(module: nn.Module, twin: nn.Module, structure: Mapping[str, Any]) ->
         name: torch.empty(have[name].shape, dtype=dtypes[name]).copy_(have[name].detach())
         for name in load.state(twin, structure)
         if name in have
+    }
+
+
+def stored(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict in the types that a weights file keeps: the size of these tensors is the size of the file."""
+    short = load.halved(network)
+    return {
+        name: (tensor.half() if name in short else tensor).detach()
+        for name, tensor in network.state_dict().items()
     }
 
 

@@ -25,6 +25,7 @@ from reports.profile import macs as count_macs
 from reports.units import count
 from students.blocks import Whole, find_wholes, take_out
 from students.groups import Locked, prove_groups, refuse_tied
+from students.kernels import SharedConvolution, densified
 from students.knife import Group, channels_of, cut, needs, scale_inputs
 from students.trial import Trial, first_line, output_of, sift
 from teachers.nearest import did_you_mean
@@ -75,17 +76,21 @@ class Anatomy:
         for and it cannot be traced.
         """
         refuse_tied(network)
-        trial = Trial.of(network, inputs)
+        # Layers with shared kernels are studied as the convolutions they stand for, and left as they are.
+        sharing = frozenset(n for n, m in network.named_modules() if isinstance(m, SharedConvolution))
+        trial = Trial.of(densified(network) if sharing else network, inputs)
         groups, locked = prove_groups(trial)
         found, shut = find_wholes(trial.twins[0], kinds) if {"block", "branch"} & set(kinds) else ((), ())
         self.macs = count_macs(trial.twins[0], trial.inputs)
         self.layers = _layers(trial.twins[0], trial.inputs)
-        spared = _spared(network, spare)
-        wanted = "spared by the recipe"
-        shut = (*shut, *(Locked(w.name, wanted, w.inside) for w in found if w.inside & spared))
-        found = tuple(whole for whole in found if not whole.inside & spared)
-        locked = (*locked, *(Locked(g.name, wanted, g.modules()) for g in groups if g.modules() & spared))
-        groups = tuple(group for group in groups if not group.modules() & spared)
+        for apart, why in (
+            (spared(network, spare), "spared by the recipe"),
+            (sharing, "its kernels are shared"),
+        ):
+            shut = (*shut, *(Locked(w.name, why, w.inside) for w in found if w.inside & apart))
+            found = tuple(whole for whole in found if not whole.inside & apart)
+            locked = (*locked, *(Locked(g.name, why, g.modules()) for g in groups if g.modules() & apart))
+            groups = tuple(group for group in groups if not group.modules() & apart)
         self.wholes, refused = _admit(trial, found, groups)
         self.locked = (*(locked if "channel" in kinds else ()), *shut, *refused)
         # A branch takes its group along; where channels are not asked for, that is the group's only use.
@@ -277,7 +282,7 @@ def _differs(trial: Trial, wholes: Sequence[Whole], groups: Sequence[Group]) -> 
     return None
 
 
-def _spared(network: nn.Module, patterns: Sequence[str]) -> frozenset[str]:
+def spared(network: nn.Module, patterns: Sequence[str]) -> frozenset[str]:
     """The layers that patterns name. Raises ValueError where one names none."""
     names = [name for name, module in network.named_modules() if name and not list(module.children())]
     for pattern in patterns:

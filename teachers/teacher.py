@@ -10,6 +10,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from teachers.networks.network import Network
+from teachers.place import place
 from teachers.signature import Signature
 from teachers.spec import Field, spec
 from teachers.task import Task
@@ -43,9 +44,7 @@ class Teacher:
     def to(self, device: torch.device | str) -> "Teacher":
         """A copy on `device`, with 4-D weights in channels_last order (faster convolutions)."""
         # Moved in place, the module would change under whoever else holds this teacher.
-        module = copy.deepcopy(self.module)
-        module.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Teacher(self.name, module, self.signature)
+        return Teacher(self.name, place(copy.deepcopy(self.module), device), self.signature)
 
 
 @spec

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from teachers.place import place
 from teachers.spec import Field, spec
 from teachers.task import Split, Splits
 
@@ -107,7 +108,7 @@ class Train:
         told `loss` (mean over train), `accuracy` (on val) and `lr` (the epoch's first). Raises
         ArithmeticError, before the epoch is kept, where the loss is no longer finite.
         """
-        module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        place(module, device)
         optimizer = torch.optim.SGD(
             module.parameters(),
             lr=self.lr,

@@ -1,0 +1,539 @@
+"""KSE: kernel clustering by sparsity and entropy; no data is looked at, and nothing is trained."""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.clustering import RESTARTS, cluster
+from compress.indicator import NEIGHBOURS, Indicator, Layout, indicator, kernels_of_level, levels
+from compress.session import Sees, Session
+from compress.stage import Stage, State
+from reports.units import count
+from students.kernels import SharedConvolution, pack, packed_bytes
+from students.structure import stored
+from students.surgery import Anatomy, spared
+from teachers.signature import Signature
+from teachers.spec import Field, spec
+
+_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_GRANULARITIES = range(2, 9)
+_SHIFTS = range(3)
+
+
+@spec
+class KSE(Stage):
+    """Let the kernels of every input channel that deserve it less be shared among its output channels.
+
+    An input channel c of a layer with N outputs keeps q_c of its N kernels: by its indicator v_c
+    (`indicator.indicator`, from the channel's sparsity and the entropy of its kernels) it falls on one of
+    `granularity` levels, q = 0, then N / 2^(G-2+T) and its doubles, up to all N (`indicator.kernels_of_level`).
+    Where 0 < q < N the kernels are clustered (`clustering.cluster`) and the outputs share the q centroids.
+
+    The layer becomes a `students.kernels.SharedConvolution`. Channels with q = 0 are not stored; where every reader
+    of a channel drops it, the filter that makes it goes as well. Left alone, and told: the first convolution, the
+    classifier, layers with too few channels or outputs, and layers that would not get smaller.
+
+    With a budget (`bytes` or `kernel_macs`) every layer gets a granularity and shift of its own: the ones that keep
+    the sum of the relative reconstruction errors least.
+
+    Takes the student so far (or a copy of the only teacher), leaves it not trained: Recalibrate or Finetune come
+    next, and train the centroids. Sees nothing.
+    Source: Li et al., CVPR 2019, arXiv 1812.04368. The released code measures the entropy on a scrambled layout
+    and normalises the indicator twice: `layout="released"` and `renormalise` bring that back.
+    """
+
+    granularity: Annotated[int, Field(ge=2)] = 4
+    """G, the number of levels"""
+    shift: Annotated[int, Field(ge=0)] = 0
+    """T, halves the kernels of all levels but the lowest and the highest that often"""
+    bytes: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """a budget in place of G and T: at most this share of the weights' bytes"""
+    kernel_macs: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """a budget in place of G and T: at most this share of the multiply-accumulates, counted as the paper does"""
+    indicator: Indicator = "kse"
+    """what ranks channels: both measures, or one alone"""
+    layout: Layout = "intended"
+    """of the kernels whose entropy is measured; "released" is what the published code does"""
+    renormalise: bool = False
+    """bring the indicator to [0, 1] once more, as the published code does"""
+    spare: tuple[str, ...] = ()
+    """layers to leave as they are, by patterns of their names: layer1.*"""
+    transposed: bool = False
+    """take transposed convolutions as well"""
+    linear: bool = False
+    """take linear layers as well, as 1x1 convolutions; the classifier stays"""
+    half: bool = False
+    """store kernels in 16 bits"""
+    cut_unread: bool = True
+    """where every reader of a channel drops it, cut the filter that makes it; False is the paper's accounting"""
+    restarts: Annotated[int, Field(ge=1)] = RESTARTS
+    """how often k-means begins anew"""
+
+    sees: ClassVar[Sees] = Sees.NOTHING
+
+    def __post_init__(self) -> None:
+        if self.bytes is not None and self.kernel_macs is not None:
+            raise ValueError("KSE takes one budget: bytes or kernel_macs, not both")
+
+    def plan(self, state: State, signature: Signature) -> list[str]:
+        """Which layers would share kernels, how many, and which are left alone and why."""
+        work = Work(self, state.draft(), signature.example(2))
+        work.assign()
+        return work.describe()
+
+    def __call__(self, state: State, session: Session) -> State:
+        """Cluster. Raises ValueError where weights are not finite, a budget cannot be met, or nothing can change."""
+        draft = state.draft()
+        work = Work(self, draft, state.teachers[0].signature.example(2))
+        work.assign()
+        for line in work.describe():
+            session.note(line)
+        before = sum(t.numel() * t.element_size() for t in stored(draft).values())
+        work.drop_unread()
+        error = work.share()
+        after = sum(t.numel() * t.element_size() for t in stored(draft).values())
+        session.log(
+            {
+                "kernel_macs": work.kernel_macs(), "gather_adds": work.gather_adds(),
+                "stored_bytes": float(after), "stored_share": after / before, "error": error,
+            },
+            0,
+        )  # fmt: skip
+        return replace(state, student=session.place(draft).eval())
+
+
+@dataclass
+class Item:
+    """A layer that may share kernels.
+
+    kernels (groups, C / groups, N / groups, D); macs of one input, as dense; `levels` (C,) of its input channels,
+    for a granularity and shift
+    """
+
+    name: str
+    module: nn.Module
+    kernels: Tensor
+    macs: int
+    granularity: int = 0
+    shift: int = 0
+    levels: Tensor | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Kernels of one input channel."""
+        return self.kernels.shape[2]
+
+    @property
+    def size(self) -> int:
+        """Numbers of a kernel."""
+        return self.kernels.shape[3]
+
+    @property
+    def channels(self) -> int:
+        """Input channels of the whole layer."""
+        return self.kernels.shape[0] * self.kernels.shape[1]
+
+    def counts(self) -> list[int]:
+        """Q of every input channel."""
+        assert self.levels is not None
+        return [
+            kernels_of_level(level, self.outputs, self.granularity, self.shift)
+            for level in self.levels.tolist()
+        ]
+
+    def bytes(self, half: bool) -> int:
+        """What its kernels, indices and levels take when stored."""
+        return bytes_of(self.counts(), self.outputs, self.size, half)
+
+    def dense_bytes(self) -> int:
+        """What its kernels take now."""
+        return 4 * self.kernels.numel()
+
+
+def kernels_of(module: nn.Module) -> Tensor:
+    """A layer's kernels by input channel: (groups, C / groups, N / groups, D)."""
+    weight = module.weight.detach().cpu()  # type: ignore[union-attr, operator]
+    groups = getattr(module, "groups", 1)
+    if isinstance(module, _TRANSPOSED):
+        return weight.reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
+    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], math.prod(weight.shape[2:]))
+    return split.transpose(1, 2).contiguous()
+
+
+def _mark(module: nn.Module, values: Tensor) -> None:
+    """Write a number into all weights of each input channel."""
+    groups = getattr(module, "groups", 1)
+    weight = module.weight.detach()  # type: ignore[union-attr, operator]
+    values = values.to(weight)
+    if isinstance(module, _TRANSPOSED):
+        weight.copy_(values.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight))
+        return
+    rows = values.view(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1).flatten(0, 1)
+    weight.copy_(rows.reshape(*rows.shape, *[1] * (weight.dim() - 2)).expand_as(weight))
+
+
+def empty(module: nn.Module, shared: Sequence[tuple[int, int]], half: bool) -> SharedConvolution:
+    """The layer with shared kernels, all of them 0, that takes the place of a convolution or a linear layer."""
+    bias = getattr(module, "bias", None) is not None
+    if isinstance(module, nn.Linear):
+        return SharedConvolution(module.in_features, module.out_features, (), shared, bias=bias, half=half)
+    assert isinstance(module, _PLAIN + _TRANSPOSED)
+    return SharedConvolution(
+        module.in_channels, module.out_channels, module.kernel_size, shared, module.stride, module.padding,
+        module.dilation, module.groups, bias, module.padding_mode, isinstance(module, _TRANSPOSED),
+        module.output_padding, half,
+    )  # fmt: skip
+
+
+def _sort_out(
+    settings: KSE, network: nn.Module, inputs: tuple[Tensor, ...]
+) -> tuple[int, list[Item], dict[str, str]]:
+    """MACs of one input of the whole network, the layers to work on, and those left alone with reasons.
+
+    Raises ValueError where a layer's weights are not finite, or a pattern to spare matches none.
+    """
+    apart = spared(network, settings.spare)
+    macs = _macs(network, inputs)
+    modules = dict(network.named_modules())
+    first = next((name for name in macs if not isinstance(modules[name], nn.Linear)), None)
+    last = next(reversed(macs), None)
+    times = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
+    items: list[Item] = []
+    left: dict[str, str] = {}
+    for name, module in modules.items():
+        if isinstance(module, SharedConvolution):
+            left[name] = "it shares kernels already"
+            continue
+        if type(module) not in (*_PLAIN, *_TRANSPOSED, nn.Linear):
+            continue
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        if not weight.isfinite().all():
+            bad = int((~weight.isfinite()).sum())
+            raise ValueError(
+                f"{bad} of {weight.numel()} weights of '{name}' are not finite: nothing to cluster"
+            )
+        kernels = kernels_of(module)
+        _, channels, outputs, _ = kernels.shape
+        reasons = (
+            (name not in macs, "the network never calls it"),
+            (name in apart, "spared by the recipe"),
+            (name == first, "the first convolution"),
+            (name == last, "the classifier"),
+            (isinstance(module, _TRANSPOSED) and not settings.transposed, "transposed, not asked for"),
+            (isinstance(module, nn.Linear) and not settings.linear, "linear, not asked for"),
+            (times[id(weight)] > 1, "its weight is shared with another layer"),
+            (channels < 2, "one input channel, with which nothing can be compared"),
+            (outputs < NEIGHBOURS + 2, f"fewer than {NEIGHBOURS + 2} outputs a channel"),
+        )
+        reason = next((why for holds, why in reasons if holds), None)
+        if reason is None:
+            items.append(Item(name, module, kernels, macs[name]))
+        else:
+            left[name] = reason
+    return sum(macs.values()), items, left
+
+
+def _macs(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
+    """MACs of one input of every convolution and linear layer, as dense, in the order they are first called."""
+    found: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            where = args[0] if isinstance(module, _TRANSPOSED) else output
+            channels = where.shape[-1] if isinstance(module, nn.Linear) else where.shape[1]
+            weight = module.dense().weight if isinstance(module, SharedConvolution) else module.weight
+            places = where.numel() // channels // len(inputs[0])
+            found[name] = found.get(name, 0) + places * weight.numel()  # type: ignore[union-attr, operator]
+
+        return hook
+
+    kinds = (*_PLAIN, *_TRANSPOSED, nn.Linear, SharedConvolution)
+    handles = [m.register_forward_hook(watch(n)) for n, m in network.named_modules() if isinstance(m, kinds)]
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(*inputs)
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _hull(choices: Sequence[tuple[float, float, int, int]]) -> list[tuple[float, float, int, int]]:
+    """Of choices (cost, error, ...) the lower convex hull, from the first, dense one towards lower costs."""
+    hull: list[tuple[float, float, int, int]] = []
+    for choice in sorted(choices, key=lambda c: (-c[0], c[1])):
+        if hull and choice[0] >= hull[-1][0]:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], choice) <= _slope(hull[-2], hull[-1]):
+            hull.pop()
+        hull.append(choice)
+    return hull
+
+
+def _slope(one: tuple[float, float, int, int], other: tuple[float, float, int, int]) -> float:
+    return (other[1] - one[1]) / (one[0] - other[0])
+
+
+def _push(
+    queue: list[tuple[float, str, int]], name: str, hull: Sequence[tuple[float, float, int, int]], place: int
+) -> None:
+    """The next step of a layer, by the error it costs for what it saves."""
+    if place + 1 < len(hull):
+        heapq.heappush(queue, (_slope(hull[place], hull[place + 1]), name, place + 1))
+
+
+def bytes_of(counts: Iterable[int], outputs: int, size: int, half: bool) -> int:
+    """Stored bytes of a layer whose channels keep so many of `outputs` kernels of `size` numbers.
+
+    4 (or 2) q D for every channel, ceil(log2 q) bits for every output of a channel with 0 < q < N, those of one q
+    together rounded up to bytes, and a byte a channel for its level.
+    """
+    times = Counter(counts)
+    kernels = sum(q * n for q, n in times.items()) * size * (2 if half else 4)
+    indices = sum(packed_bytes(outputs * n, q) for q, n in times.items() if 0 < q < outputs)
+    return kernels + indices + times.total()
+
+
+class Work:
+    """A network on the bench of KSE: which of its layers share what."""
+
+    def __init__(self, settings: KSE, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.settings, self.network = settings, network
+        self.inputs = tuple(x.to(next(network.parameters()).device) for x in inputs)
+        self.total, self.items, self.left = _sort_out(settings, network, self.inputs)
+
+    # -- how many kernels -------------------------------------------------------------------------------------
+
+    def assign(self) -> None:
+        """Give every layer a granularity and a shift, and its channels their levels.
+
+        Raises ValueError where nothing would change, or a budget lies below what can be reached.
+        """
+        if not self.items:
+            why = "; ".join(f"{name}: {reason}" for name, reason in list(self.left.items())[:8])
+            raise ValueError(f"KSE finds no layer to work on ({why or 'the network has no convolution'})")
+        values = {item.name: self._values(item) for item in self.items}
+        if self.settings.bytes is not None or self.settings.kernel_macs is not None:
+            self._afford(values)
+        else:
+            for item in self.items:
+                item.granularity, item.shift = self.settings.granularity, self.settings.shift
+                item.levels = levels(values[item.name], item.granularity)
+        for item in list(self.items):
+            if item.bytes(self.settings.half) >= item.dense_bytes():
+                self.items.remove(item)
+                self.left[item.name] = "it would not get smaller"
+        if not self.items:
+            raise ValueError(
+                f"KSE would change nothing: with granularity {self.settings.granularity} and shift "
+                f"{self.settings.shift} none of {len(self.left)} layers would get smaller. Raise one of them"
+            )
+
+    def _values(self, item: Item) -> Tensor:
+        s = self.settings
+        found = indicator(item.kernels, s.indicator, layout=s.layout, renormalise=s.renormalise)
+        return found.reshape(-1).expand(item.channels) if found.numel() == 1 else found.reshape(-1)
+
+    def _afford(self, values: Mapping[str, Tensor]) -> None:
+        """Of every layer's choices, those on the lower hull of error against cost, cheapest errors first."""
+        by_bytes = self.settings.bytes is not None
+        share = self.settings.bytes if by_bytes else self.settings.kernel_macs
+        assert share is not None
+        dense = {i.name: i.dense_bytes() if by_bytes else i.macs for i in self.items}
+        whole = (
+            sum(t.numel() * t.element_size() for t in stored(self.network).values())
+            if by_bytes
+            else self.total
+        )
+        budget, cost = share * whole, float(whole)
+        queue: list[tuple[float, str, int]] = []
+        hulls: dict[str, list[tuple[float, float, int, int]]] = {}
+        for item in self.items:
+            hulls[item.name] = _hull(
+                [(float(dense[item.name]), 0.0, 0, 0), *self._choices(item, values[item.name])]
+            )
+            _push(queue, item.name, hulls[item.name], 0)
+        taken = dict.fromkeys(hulls, 0)
+        while cost > budget and queue:
+            _, name, place = heapq.heappop(queue)
+            cost -= hulls[name][place - 1][0] - hulls[name][place][0]
+            taken[name] = place
+            _push(queue, name, hulls[name], place)
+        if cost > budget:
+            unit = "bytes" if by_bytes else "multiply-accumulates"
+            rest = whole - sum(dense.values())
+            raise ValueError(
+                f"a budget of {count(budget)} {unit} ({share:.1%}) cannot be met: with every layer at its smallest "
+                f"{count(cost)} are left ({cost / whole:.1%}), {count(rest)} of them in what KSE leaves alone. Ask for "
+                "more, or let linear layers share as well"
+            )
+        for item in list(self.items):
+            _, _, item.granularity, item.shift = hulls[item.name][taken[item.name]]
+            if not item.granularity:
+                self.items.remove(item)
+                self.left[item.name] = "the budget is met without it"
+            else:
+                item.levels = levels(values[item.name], item.granularity)
+
+    def _choices(self, item: Item, values: Tensor) -> list[tuple[float, float, int, int]]:
+        """(cost, relative error, granularity, shift) of every way to share that differs, measured once each."""
+        found: dict[tuple[int, ...], tuple[float, float, int, int]] = {}
+        energy = item.kernels.double().square().sum().item()
+        for granularity in _GRANULARITIES:
+            for shift in _SHIFTS:
+                item.granularity, item.shift = granularity, shift
+                item.levels = levels(values, granularity)
+                counts = item.counts()
+                if tuple(counts) in found:
+                    continue
+                flat = item.kernels.flatten(0, 1)
+                error = 0.0
+                for q in sorted(set(counts)):
+                    part = flat[torch.tensor(counts) == q]
+                    if q == 0:
+                        error += part.double().square().sum().item()
+                    elif q < item.outputs:
+                        error += cluster(part, q, restarts=1).error.sum().item()
+                part_of = sum(counts) / (item.channels * item.outputs)
+                cost = (
+                    item.bytes(self.settings.half) if self.settings.bytes is not None else item.macs * part_of
+                )
+                found[tuple(counts)] = (float(cost), error / max(energy, 1e-300), granularity, shift)
+        return list(found.values())
+
+    # -- the cut ----------------------------------------------------------------------------------------------
+
+    def drop_unread(self) -> None:
+        """Cut the filters whose output channel every reader drops, out of the whole network."""
+        unread = {
+            item.name: {c for c, q in enumerate(item.counts()) if q == 0}
+            for item in self.items
+            if 0 in item.counts()
+        }
+        if not unread or not self.settings.cut_unread:
+            return
+        anatomy = Anatomy(self.network, self.inputs)
+        alive = np.ones(anatomy.size, dtype=bool)
+        for number, group in enumerate(anatomy.groups):
+            wanted = torch.zeros(group.width, dtype=torch.bool)
+            for member in group.readers():
+                dropped = unread.get(member.module, set())
+                rows = torch.tensor([int(i) not in dropped for i in member.index], dtype=torch.bool)
+                wanted[member.unit[rows]] = True
+            alive[anatomy.span(number)] = wanted.numpy()
+        alive = anatomy.rescue(alive, np.zeros(anatomy.size))
+        if alive.all():
+            return
+        # Levels travel through the cut as the weights of a twin: what is left of them is read off afterwards.
+        twin = copy.deepcopy(self.network)
+        marked = dict(twin.named_modules())
+        for item in self.items:
+            assert item.levels is not None
+            _mark(marked[item.name], item.levels)
+        marked = dict(anatomy.cut(twin, alive).named_modules())
+        modules = dict(anatomy.cut(self.network, alive).named_modules())
+        macs = _macs(self.network, self.inputs)
+        self.total = sum(macs.values())
+        for item in self.items:
+            item.module, item.kernels = modules[item.name], kernels_of(modules[item.name])
+            item.macs = macs[item.name]
+            item.levels = kernels_of(marked[item.name])[:, :, 0, 0].reshape(-1).long()
+
+    # -- sharing ----------------------------------------------------------------------------------------------
+
+    def share(self) -> float:
+        """Put layers with shared kernels in the network; the relative squared error of the kernels that share.
+
+        Channels of all layers with the same N, D and q are clustered together, in one batch.
+        """
+        batches: dict[tuple[int, int, int], list[tuple[Item, Tensor]]] = defaultdict(list)
+        for item in self.items:
+            counts = torch.tensor(item.counts())
+            for q in counts.unique().tolist():
+                if 0 < q < item.outputs:
+                    batches[item.outputs, item.size, q].append((item, (counts == q).nonzero()[:, 0]))
+        shared: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        error = energy = 0.0
+        for (_, _, q), members in sorted(batches.items(), key=lambda pair: pair[0]):
+            parts = [item.kernels.flatten(0, 1)[channels] for item, channels in members]
+            points = torch.cat(parts)
+            found = cluster(points, q, restarts=self.settings.restarts)
+            error, energy = error + found.error.sum().item(), energy + points.double().square().sum().item()
+            sizes = [len(part) for part in parts]
+            for (item, _), centroids, index in zip(
+                members, found.centroids.split(sizes), found.index.split(sizes), strict=True
+            ):
+                shared[item.name, q] = (centroids, index)
+        for item in self.items:
+            self.network.set_submodule(item.name, self._layer(item, shared))
+        return error / energy if energy else 0.0
+
+    @torch.no_grad()
+    def _layer(
+        self, item: Item, shared: Mapping[tuple[str, int], tuple[Tensor, Tensor]]
+    ) -> SharedConvolution:
+        counts = torch.tensor(item.counts())
+        times = sorted(Counter(counts.tolist()).items())
+        layer = empty(item.module, times, half=self.settings.half)
+        rank = torch.searchsorted(torch.tensor([q for q, _ in times]), counts)
+        layer.level.copy_(rank.to(torch.uint8))
+        kernels = iter(layer.kernels)
+        packed: list[Tensor] = []
+        for q, _ in times:
+            if q == 0:
+                continue
+            own = next(kernels)
+            if q == item.outputs:
+                own.copy_(item.kernels.flatten(0, 1)[counts == q].view_as(own))
+                continue
+            centroids, index = shared[item.name, q]
+            own.copy_(centroids.view_as(own))
+            packed.append(pack(index.T, q))
+        if packed:
+            layer.packed.copy_(torch.cat(packed))
+        bias = getattr(item.module, "bias", None)
+        if layer.bias is not None and bias is not None:
+            layer.bias.copy_(bias)
+        weight: Tensor = item.module.weight  # type: ignore[assignment]
+        return layer.to(weight.device).train(item.module.training)
+
+    # -- accounts ---------------------------------------------------------------------------------------------
+
+    def kernel_macs(self) -> float:
+        """Multiply-accumulates of one input as the paper counts them: each kept kernel once, the rest as dense."""
+        rest = self.total - sum(item.macs for item in self.items)
+        return rest + sum(i.macs * sum(i.counts()) / (i.channels * i.outputs) for i in self.items)
+
+    def gather_adds(self) -> float:
+        """The additions that the paper's count leaves out: one for each output of each channel that shares."""
+        return sum(
+            i.macs / (i.channels * i.size) * sum(0 < q < i.outputs for q in i.counts()) for i in self.items
+        )
+
+    def describe(self) -> list[str]:
+        """A line for every kind of thing: what shares, at which granularity, and what is left alone."""
+        lines = []
+        for item in self.items:
+            times = sorted(Counter(item.counts()).items())
+            said = ", ".join(f"{n} keep {q}" for q, n in times)
+            lines.append(
+                f"{item.name}: of {item.outputs} kernels a channel, G={item.granularity} T={item.shift}: {said}"
+            )
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for name, reason in self.left.items():
+            reasons[reason].append(name)
+        lines += [f"left alone, {reason}: {', '.join(names)}" for reason, names in reasons.items()]
+        return lines
