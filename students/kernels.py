@@ -182,19 +182,29 @@ class SharedConvolution(nn.Module):
 
     def _dense(self) -> tuple[Tensor, Tensor | None]:
         """The weight to convolve with, and which input channels it reads (None: all)."""
-        parameters = list(self.kernels)
-        if self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in parameters)):
+        if self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in self.kernels)):
             return self.weight(), None
-        key = tuple((p.data_ptr(), p._version, p.dtype) for p in (*parameters, self.level, self.packed))
-        if self._ready[:1] != (key,):
+        # Looked at on every call, so it is done by hand: the tensors themselves, and whether they were written to.
+        if not self._ready or any(
+            table[name] is not tensor or tensor._version != version
+            for table, name, tensor, version in self._ready[0]
+        ):
             weight = self.weight().detach()
             read = self._read()
             if read is not None:
                 weight = weight.index_select(0 if self.transposed else 1, read)
             if weight.dim() == 4:
                 weight = weight.contiguous(memory_format=torch.channels_last)
-            self._ready = (key, weight, read)
+            tables: tuple[dict[str, Any], ...] = (self.kernels._parameters, self._buffers)
+            seen = [(table, n, t, t._version) for table in tables for n, t in table.items() if t is not None]
+            self._ready = (seen, weight, read)
         return self._ready[1], self._ready[2]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SharedConvolution:
+        """As always; what was put together on another device or in another type is forgotten."""
+        self._ready, self._layout = (), ()
+        super()._apply(fn, recurse)
+        return self
 
     def _read(self) -> Tensor | None:
         """The channels to pick from the input, where leaving the others out is worth a copy of these."""
@@ -238,6 +248,7 @@ class SharedConvolution(nn.Module):
     def train(self, mode: bool = True) -> SharedConvolution:
         """As always; with `half`, going into evaluation mode rounds the kernels to 16 bits."""
         super().train(mode)
+        self._ready = ()
         if not mode and self.half_stored:
             with torch.no_grad():
                 for parameter in self.kernels:
