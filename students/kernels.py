@@ -70,7 +70,7 @@ class SharedConvolution(nn.Module):
               (the channel is not read, and nothing of it is stored) to N / groups (all of them, without an index)
     half      centroids are rounded to 16 bits whenever the layer goes into evaluation mode, and stored so
 
-    Parameters: `kernels.i` (channels, q, *kernel_size), one for each q > 0; `bias` (N,). Buffers: `level` (C,), which
+    Parameters: `kernels_i` (channels, q, *kernel_size), one for each q > 0; `bias` (N,). Buffers: `level` (C,), which
     entry of `shared` each input channel belongs to; `packed`, the indices as bytes (`pack`; for every q between 1
     and N / groups, row by row over (output, channel)). Other arguments are those of nn.Conv1d to nn.Conv3d, or of
     their transposed kin (weight (C, N / groups, *kernel_size), no output padding left to the call).
@@ -116,9 +116,11 @@ class SharedConvolution(nn.Module):
             )
         if counts and not 0 <= counts[0] <= counts[-1] <= self.outputs:
             raise ValueError(f"shared={self.shared}: a channel has between 0 and {self.outputs} kernels")
-        self.kernels = nn.ParameterList(
-            nn.Parameter(torch.zeros(channels, q, *self.kernel_size)) for q, channels in self.shared if q
-        )
+        self._names = [f"kernels_{place}" for place in range(sum(q > 0 for q in counts))]
+        for name, (q, channels) in zip(
+            self._names, [entry for entry in self.shared if entry[0]], strict=True
+        ):
+            self.register_parameter(name, nn.Parameter(torch.zeros(channels, q, *self.kernel_size)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         starts = [place for place, (_, channels) in enumerate(self.shared) for _ in range(channels)]
         self.register_buffer("level", torch.tensor(starts, dtype=torch.uint8))
@@ -126,6 +128,12 @@ class SharedConvolution(nn.Module):
         self.register_buffer("packed", torch.zeros(size, dtype=torch.uint8))
         self._layout: tuple[Any, ...] = ()
         self._ready: tuple[Any, ...] = ()
+
+    @property
+    def kernels(self) -> list[nn.Parameter]:
+        """The kernels of every entry of `shared` with q > 0."""
+        table = self._parameters
+        return [table[name] for name in self._names]  # type: ignore[misc]
 
     # -- the dense weight -------------------------------------------------------------------------------------
 
@@ -195,7 +203,7 @@ class SharedConvolution(nn.Module):
                 weight = weight.index_select(0 if self.transposed else 1, read)
             if weight.dim() == 4:
                 weight = weight.contiguous(memory_format=torch.channels_last)
-            tables: tuple[dict[str, Any], ...] = (self.kernels._parameters, self._buffers)
+            tables: tuple[dict[str, Any], ...] = (self._parameters, self._buffers)
             seen = [(table, n, t, t._version) for table in tables for n, t in table.items() if t is not None]
             self._ready = (seen, weight, read)
         return self._ready[1], self._ready[2]
