@@ -18,6 +18,7 @@ from compress.clustering import RESTARTS, cluster
 from compress.indicator import NEIGHBOURS, Indicator, Layout, indicator, kernels_of_level, levels
 from compress.session import Sees, Session
 from compress.stage import Stage, State
+from reports.pictures import kernels, strips
 from reports.units import count
 from students.kernels import SharedConvolution, pack, packed_bytes
 from students.structure import stored
@@ -27,6 +28,7 @@ from teachers.spec import Field, spec
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Matrix = list[list[float]]
 _GRANULARITIES = range(2, 9)
 _SHIFTS = range(3)
 
@@ -101,6 +103,8 @@ class KSE(Stage):
             session.note(line)
         before = sum(t.numel() * t.element_size() for t in stored(draft).values())
         work.drop_unread()
+        for title, svg in work.pictures().items():
+            session.picture(title, svg)
         error = work.share()
         after = sum(t.numel() * t.element_size() for t in stored(draft).values())
         session.log(
@@ -451,6 +455,39 @@ class Work:
             item.module, item.kernels = modules[item.name], kernels_of(modules[item.name])
             item.macs = macs[item.name]
             item.levels = kernels_of(marked[item.name])[:, :, 0, 0].reshape(-1).long()
+
+    # -- pictures ---------------------------------------------------------------------------------------------
+
+    def pictures(self) -> dict[str, str]:
+        """What every channel keeps, by its indicator; and one layer's kernels before and after."""
+        rows = []
+        for item in self.items:
+            order = self._values(item).argsort(descending=True, stable=True).tolist()
+            counts = item.counts()
+            rows.append((item.name, [counts[channel] / item.outputs for channel in order]))
+        said = "a cell is an input channel, the highest indicator first; the fuller, the more of its kernels it keeps"
+        drawn = {"KSE: kernels kept": strips(rows, said)}
+        flat = [item for item in self.items if item.module.weight.dim() == 4 and 4 <= item.size <= 49]  # type: ignore[union-attr, operator]
+        pairs = next((found for item in flat if (found := self._drawn(item))), None)
+        if pairs:
+            drawn["KSE: kernels before and after"] = kernels(
+                pairs, "each channel as it was, and below it as it is"
+            )
+        return drawn
+
+    def _drawn(self, item: Item) -> list[tuple[str, list[Matrix], list[Matrix]]]:
+        """Up to four channels of a layer that share, sixteen of their kernels before and after."""
+        counts = item.counts()
+        found: list[tuple[str, list[Matrix], list[Matrix]]] = []
+        weight: Tensor = item.module.weight  # type: ignore[assignment]
+        for channel in [c for c, q in enumerate(counts) if 1 < q < item.outputs][:4]:
+            own = item.kernels.flatten(0, 1)[channel : channel + 1]
+            clusters = cluster(own, counts[channel], restarts=self.settings.restarts)
+            after = clusters.centroids[0][clusters.index[0]]
+            name = f"{channel}: {counts[channel]} of {item.outputs}"
+            before, now = (k[:16].reshape(-1, *weight.shape[2:]).tolist() for k in (own[0], after))
+            found.append((name, before, now))
+        return found
 
     # -- sharing ----------------------------------------------------------------------------------------------
 

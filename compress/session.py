@@ -68,6 +68,7 @@ class Session:
     limit      a rehearsal's limit; methods know nothing of it
     read       samples handed out so far, by split: the data ledger of the stage
     notes      what the stage wants a reader of the report to know
+    pictures   for the report, too: SVG by title
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Session:
         self.name = name
         self.read: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.pictures: dict[str, str] = {}
         self.generator = torch.Generator().manual_seed(seed)
         self.total_epochs = 0
         self.finished_epochs = 0
@@ -185,6 +187,10 @@ class Session:
     def note(self, line: str) -> None:
         """Leave a line for the reader of the report: what was locked and why, say."""
         self.notes.append(line)
+
+    def picture(self, title: str, svg: str) -> None:
+        """Leave a picture for the report."""
+        self.pictures[title] = svg
 
     def epochs_of(self, total: int) -> int:
         """How many of `total` epochs this session will really run."""

@@ -117,6 +117,7 @@ def _report(run: Run) -> None:
         records=[record.to_dict() for record in run.records],
         curves={**run.lessons, **drawn},
         widths=_widths(run.places),
+        pictures=_pictures(run.places),
         notes=[note for record in run.records for note in record.notes],
         environment={
             **run.records[-1].made,
@@ -126,6 +127,17 @@ def _report(run: Run) -> None:
         },
         page=write(run.recipe),
     )
+
+
+def _pictures(places: list[Path]) -> dict[str, str]:
+    """What the stages drew, by title."""
+    files = [place / "pictures.json" for place in places]
+    return {
+        f"{file.parent.name.split('-')[0]} {title}": svg
+        for file in files
+        if file.exists()
+        for title, svg in json.loads(file.read_text(encoding="utf-8")).items()
+    }
 
 
 def _widths(places: list[Path]) -> dict[str, tuple[int, int]]:

@@ -347,6 +347,7 @@ class Run:
         record, widths = self._measured(position, stage, after, seconds, seed, bench)
         with self.clock.on("saving"):
             write_json(folder / "widths.json", widths)
+            write_json(folder / "pictures.json", bench.pictures)
             write_text(folder / "record.json", record.to_json())
             for loop in folder.glob("loop-*.safetensors"):
                 loop.unlink()

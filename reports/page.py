@@ -22,6 +22,7 @@ def write(
     records: Sequence[Plain],
     curves: Mapping[str, Mapping[str, Points]] | None = None,
     widths: Mapping[str, tuple[int, int]] | None = None,
+    pictures: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     environment: Mapping[str, object] | None = None,
     page: str | None = None,
@@ -31,6 +32,7 @@ def write(
     records      as `Record.to_dict` gives them, the teacher's first, the finished student's last
     curves       stage -> metric -> (step, value) pairs
     widths       layer -> (channels before, channels after), 0 for a layer that is gone
+    pictures     title -> SVG, as `reports.pictures` draws them
     notes        lines for the reader: groups that were locked, say
     environment  what made it: versions, commit, seed, device
     page         the recipe's text
@@ -42,6 +44,7 @@ def write(
         _section("Stage by stage", _table(records) + plots.tradeoff(records)),
         _section("Channels, before and after", plots.bars(widths)) if widths else "",
         _curves(curves or {}),
+        *(_section(title, svg) for title, svg in (pictures or {}).items()),
         _section("Notes", _list(notes)) if notes else "",
         _section("Made with", _pairs(environment)) if environment else "",
         _section("The recipe", f"<pre>{escape(page)}</pre>") if page else "",
