@@ -69,7 +69,7 @@ class GAL(Stage):
     """the share of the steps by which the budget is met; the rest finishes with the support frozen"""
     decide: Annotated[float, Field(gt=0, le=1)] = 0.15
     """the share of the way to the budget that the masks go by themselves; the support is then chosen by what each
-    mask is worth, its value times its curvature over its cost. 1 lets the masks decide alone: measured, that is
+    mask is worth, its value squared times its curvature over its cost. 1 lets the masks decide alone: measured, that is
     worse, for masks that reach 0 together in a few steps take each other's measure no more"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
     """of the weights; a short warm-up, then a cosine"""
@@ -302,9 +302,8 @@ class Search:
     def _freeze(self) -> None:
         """Choose the support that meets the budget in round widths; its masks stay, all others are 0 for good."""
         value = self.solution().cpu().double().numpy()
-        worth = (
-            value * np.sqrt(self.curvature.cpu().double().numpy()) / self.costs.clamp_min(1e-9).cpu().numpy()
-        )
+        # What the outputs would lose without the unit, to second order, for what it costs.
+        worth = value**2 * self.curvature.cpu().double().numpy() / self.costs.clamp_min(1e-9).cpu().numpy()
         # Among the dead, those that came nearest to living are the first to be taken back.
         near = (self.masks.values.detach() - self.solution()).cpu().double().numpy()
         priority = np.where(value > 0, worth, 1e-9 * np.tanh(near))
