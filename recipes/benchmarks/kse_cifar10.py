@@ -1,0 +1,211 @@
+"""KSE on the CIFAR ResNets: sizes and time of the clustering, and accuracy before and after tuning.
+
+    python -m recipes.benchmarks.kse_cifar10 sizes --teachers TEACHERS
+    python -m recipes.benchmarks.kse_cifar10 accuracy --data DATA --teachers TEACHERS [--depth 20] [--seeds 0 1 2]
+
+TEACHERS holds the checkpoints of `teachers.zoo`, DATA the image folder `cifar10/{train,test}/<class>/`. `sizes` prints
+its table; `accuracy` adds rows to reports/results/kse-cifar10.jsonl, one a run, and passes over those that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.finetune import Finetune
+from compress.gal import GAL
+from compress.kse import KSE
+from compress.recalibrate import Recalibrate
+from compress.session import Session
+from compress.stage import Stage, State
+from recipes.benchmarks.gal_cifar10 import RESULTS, Bench
+from recipes.benchmarks.rows import Rows, machine, markdown, spread
+from students.files import write_text
+from students.kernels import SharedConvolution
+from students.structure import stored
+from teachers.signature import Signature
+from teachers.teacher import Teacher
+from teachers.zoo import RESNET56
+
+ROWS = Rows(
+    RESULTS / "kse-cifar10.jsonl", ("network", "method", "granularity", "half", "epochs", "lr", "seed")
+)
+
+
+def size_of(network: nn.Module) -> int:
+    """Bytes of the tensors of a weights file."""
+    return sum(t.numel() * t.element_size() for t in stored(network).values())
+
+
+def _into(told: dict[str, float]) -> Callable[[Mapping[str, float], int], None]:
+    return lambda values, _: told.update(values)
+
+
+def sizes(teachers: Path) -> None:
+    """The published ResNet-56 at G = 4, 5, 6, and what the time goes into."""
+    teacher = RESNET56.checkpoint.load(teachers)
+    dense = size_of(teacher.module)
+    body = []
+    for granularity in (4, 5, 6):
+        for fields in (
+            {},
+            {"layout": "released"},
+            {"layout": "released", "renormalise": True},
+            {"half": True},
+        ):
+            stage = KSE(granularity=granularity, cut_unread=False, **fields)  # type: ignore[arg-type]
+            told: dict[str, float] = {}
+            start = time.process_time()
+            state = stage(
+                State((teacher,)), Session(sees=stage.sees, report=lambda v, _, told=told: told.update(v))
+            )  # type: ignore[misc]
+            spent = time.process_time() - start
+            assert state.student is not None
+            params = sum(m.numbers() for m in state.student.modules() if isinstance(m, SharedConvolution))
+            params += sum(
+                p.numel()
+                for n, p in state.student.named_parameters()
+                if not n.split(".")[-1].startswith("kernels_")
+            )
+            body.append(
+                (
+                    granularity, ", ".join(f"{k}={v}" for k, v in fields.items()) or "default",
+                    f"{params / 1e6:.3f} M", f"{told['kernel_macs'] / 1e6:.1f} M",
+                    f"{(told['kernel_macs'] + told['gather_adds']) / 1e6:.1f} M",
+                    f"{told['stored_bytes'] / 1e6:.3f} MB",
+                    f"{dense / told['stored_bytes']:.2f}x", f"{told['error']:.4f}", f"{spent:.2f}",
+                )
+            )  # fmt: skip
+    head = (
+        "G", "variant", "params, kernels only", "kernel MACs", "+ gather adds", "stored", "smaller", "error", "CPU s",
+    )  # fmt: skip
+    print(f"ResNet-56 as published, T = 0, one thread, {machine()}\n")
+    print(markdown(head, body))
+
+
+def wide(shapes: str = "resnet50") -> None:
+    """The shapes of ResNet-50 with random weights: time and peak memory."""
+    from torchvision.models import resnet50
+
+    torch.manual_seed(0)
+    network = resnet50().eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            with torch.no_grad():
+                module.weight.mul_(torch.rand(1, module.weight.shape[1], 1, 1) ** 2)
+    signature = Signature(((3, 224, 224),), tuple(str(i) for i in range(1000)))
+    teacher = Teacher(shapes, network, signature)
+    stage = KSE(granularity=5, shift=1, cut_unread=False)
+    told: dict[str, float] = {}
+    start = time.process_time()
+    stage(State((teacher,)), Session(sees=stage.sees, report=lambda values, _: told.update(values)))
+    spent = time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{shapes}, G = 5, T = 1: {spent:.1f} CPU s, peak memory of the process {peak:.2f} GiB, {told}")
+
+
+def run(
+    bench: Bench, method: str, granularity: int, half: bool, epochs: int, lr: float, seed: int
+) -> dict[str, Any]:
+    """Cluster (after GAL, where the method says so), recalibrate, tune; accuracy on test after each."""
+    torch.manual_seed(seed)
+    state = State((bench.teacher,))
+    row: dict[str, Any] = {}
+
+    def do(stage: Stage, offset: int, state: State) -> State:
+        return stage(state, bench.session(stage, seed + offset))
+
+    if "gal" in method:
+        state = do(GAL(macs=0.6, epochs=1), 0, state)
+        state = do(Finetune(epochs=epochs, lr=0.05), 1000, state)
+        assert state.student is not None
+        row["gal"] = bench.score(state.student)
+    if "kse" in method:
+        state = do(KSE(granularity=granularity, half=half), 2000, state)
+        assert state.student is not None
+        row["clustered"] = bench.score(state.student)
+        state = do(Recalibrate(batches=50), 3000, state)
+        assert state.student is not None
+        row["recalibrated"] = bench.score(state.student)
+        state = do(Finetune(epochs=epochs, lr=lr), 4000, state)
+    assert state.student is not None
+    row["finetuned"] = bench.score(state.student)
+    row["bytes"] = size_of(state.student)
+    row["smaller"] = size_of(bench.teacher.module) / row["bytes"]
+    return row
+
+
+def table() -> str:
+    """All rows, seeds together."""
+    rows = ROWS.all()
+    keys = sorted(
+        {(r["network"], r["method"], r["granularity"], r["half"], r["epochs"], r["lr"]) for r in rows}
+    )
+    body = []
+    for key in keys:
+        of = [
+            r for r in rows
+            if (r["network"], r["method"], r["granularity"], r["half"], r["epochs"], r["lr"]) == key
+        ]  # fmt: skip
+        steps = [
+            spread(r[s] for r in of) if s in of[0] else "–"
+            for s in ("clustered", "recalibrated", "finetuned")
+        ]
+        body.append((*key[:2], key[2], "16" if key[3] else "32", key[4], *steps, f"{of[0]['smaller']:.2f}x"))
+    head = (
+        "network", "method", "G", "bits", "epochs", "clustered", "recalibrated", "fine-tuned", "file smaller",
+    )  # fmt: skip
+    said = f"Mean ± standard deviation over seeds (how many), accuracy on test in %. {machine()}."
+    return f"{said}\n\n{markdown(head, body)}\n"
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("sizes", "resnet50", "accuracy"))
+    parser.add_argument("--teachers", type=Path, help="folder of the checkpoints")
+    parser.add_argument("--data", type=Path, help="folder that holds cifar10/")
+    parser.add_argument("--depth", type=int, choices=(20, 56), default=20)
+    parser.add_argument("--methods", nargs="+", default=["kse"], choices=("kse", "gal", "gal-kse"))
+    parser.add_argument("--granularities", type=int, nargs="+", default=[4, 6])
+    parser.add_argument("--half", action="store_true")
+    parser.add_argument("--epochs", type=int, default=4, help="of tuning, after each method")
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.what == "resnet50":
+        return wide()
+    if arguments.teachers is None or (arguments.what == "accuracy" and arguments.data is None):
+        parser.error("say where the checkpoints lie (--teachers), and for accuracy the images (--data)")
+    if arguments.what == "sizes":
+        return sizes(arguments.teachers)
+    bench = Bench(arguments.depth, arguments.data, arguments.teachers, "bf16", True, None)
+    for seed in arguments.seeds:
+        for granularity in arguments.granularities:
+            for method in arguments.methods:
+                key: Mapping[str, Any] = {
+                    "network": f"resnet{arguments.depth}", "method": method, "granularity": granularity,
+                    "half": arguments.half, "epochs": arguments.epochs, "lr": arguments.lr, "seed": seed,
+                }  # fmt: skip
+                if ROWS.has(**key):
+                    continue
+                row = run(bench, method, granularity, arguments.half, arguments.epochs, arguments.lr, seed)
+                ROWS.add({**key, **row})
+                write_text(RESULTS / "kse-cifar10-rows.md", table())
+                print({**key, **row}, flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    main()
