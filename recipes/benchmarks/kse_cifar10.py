@@ -45,7 +45,10 @@ def size_of(network: nn.Module) -> int:
 
 
 def _into(told: dict[str, float]) -> Callable[[Mapping[str, float], int], None]:
-    return lambda values, _: told.update(values)
+    def take(values: Mapping[str, float], step: int) -> None:
+        told.update(values)
+
+    return take
 
 
 def sizes(teachers: Path) -> None:
@@ -63,9 +66,7 @@ def sizes(teachers: Path) -> None:
             stage = KSE(granularity=granularity, cut_unread=False, **fields)  # type: ignore[arg-type]
             told: dict[str, float] = {}
             start = time.process_time()
-            state = stage(
-                State((teacher,)), Session(sees=stage.sees, report=lambda v, _, told=told: told.update(v))
-            )  # type: ignore[misc]
+            state = stage(State((teacher,)), Session(sees=stage.sees, report=_into(told)))
             spent = time.process_time() - start
             assert state.student is not None
             params = sum(m.numbers() for m in state.student.modules() if isinstance(m, SharedConvolution))
@@ -105,7 +106,7 @@ def wide(shapes: str = "resnet50") -> None:
     stage = KSE(granularity=5, shift=1, cut_unread=False)
     told: dict[str, float] = {}
     start = time.process_time()
-    stage(State((teacher,)), Session(sees=stage.sees, report=lambda values, _: told.update(values)))
+    stage(State((teacher,)), Session(sees=stage.sees, report=_into(told)))
     spent = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{shapes}, G = 5, T = 1: {spent:.1f} CPU s, peak memory of the process {peak:.2f} GiB, {told}")
