@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import heapq
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -15,19 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from compress.clustering import RESTARTS, cluster
-from compress.indicator import NEIGHBOURS, Indicator, Layout, indicator, kernels_of_level, levels
+from compress.indicator import Indicator, Layout, indicator, levels
 from compress.session import Sees, Session
+from compress.sharing import Item, empty, kernels_of, macs_of, mark, sort_out
 from compress.stage import Stage, State
 from reports.pictures import kernels, strips
 from reports.units import count
-from students.kernels import SharedConvolution, pack, packed_bytes
-from students.structure import stored
-from students.surgery import Anatomy, spared
+from students.kernels import SharedConvolution, pack
+from students.structure import stored_bytes
+from students.surgery import Anatomy
 from teachers.signature import Signature
 from teachers.spec import Field, spec
 
-_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 Matrix = list[list[float]]
 _GRANULARITIES = range(2, 9)
 _SHIFTS = range(3)
@@ -101,12 +99,12 @@ class KSE(Stage):
         work.assign()
         for line in work.describe():
             session.note(line)
-        before = sum(t.numel() * t.element_size() for t in stored(draft).values())
+        before = stored_bytes(draft)
         work.drop_unread()
         for title, svg in work.pictures().items():
             session.picture(title, svg)
         error = work.share()
-        after = sum(t.numel() * t.element_size() for t in stored(draft).values())
+        after = stored_bytes(draft)
         session.log(
             {
                 "kernel_macs": work.kernel_macs(), "gather_adds": work.gather_adds(),
@@ -115,164 +113,6 @@ class KSE(Stage):
             0,
         )  # fmt: skip
         return replace(state, student=session.place(draft).eval())
-
-
-@dataclass
-class Item:
-    """A layer that may share kernels.
-
-    kernels (groups, C / groups, N / groups, D); macs of one input, as dense; `levels` (C,) of its input channels,
-    for a granularity and shift
-    """
-
-    name: str
-    module: nn.Module
-    kernels: Tensor
-    macs: int
-    granularity: int = 0
-    shift: int = 0
-    levels: Tensor | None = None
-
-    @property
-    def outputs(self) -> int:
-        """Kernels of one input channel."""
-        return self.kernels.shape[2]
-
-    @property
-    def size(self) -> int:
-        """Numbers of a kernel."""
-        return self.kernels.shape[3]
-
-    @property
-    def channels(self) -> int:
-        """Input channels of the whole layer."""
-        return self.kernels.shape[0] * self.kernels.shape[1]
-
-    def counts(self) -> list[int]:
-        """Q of every input channel."""
-        assert self.levels is not None
-        return [
-            kernels_of_level(level, self.outputs, self.granularity, self.shift)
-            for level in self.levels.tolist()
-        ]
-
-    def bytes(self, half: bool) -> int:
-        """What its kernels, indices and levels take when stored."""
-        return bytes_of(self.counts(), self.outputs, self.size, half)
-
-    def dense_bytes(self) -> int:
-        """What its kernels take now."""
-        return 4 * self.kernels.numel()
-
-
-def kernels_of(module: nn.Module) -> Tensor:
-    """A layer's kernels by input channel: (groups, C / groups, N / groups, D)."""
-    weight = module.weight.detach().cpu()  # type: ignore[union-attr, operator]
-    groups = getattr(module, "groups", 1)
-    if isinstance(module, _TRANSPOSED):
-        return weight.reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
-    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], math.prod(weight.shape[2:]))
-    return split.transpose(1, 2).contiguous()
-
-
-def _mark(module: nn.Module, values: Tensor) -> None:
-    """Write a number into all weights of each input channel."""
-    groups = getattr(module, "groups", 1)
-    weight = module.weight.detach()  # type: ignore[union-attr, operator]
-    values = values.to(weight)
-    if isinstance(module, _TRANSPOSED):
-        weight.copy_(values.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight))
-        return
-    rows = values.view(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1).flatten(0, 1)
-    weight.copy_(rows.reshape(*rows.shape, *[1] * (weight.dim() - 2)).expand_as(weight))
-
-
-def empty(module: nn.Module, shared: Sequence[tuple[int, int]], half: bool) -> SharedConvolution:
-    """The layer with shared kernels, all of them 0, that takes the place of a convolution or a linear layer."""
-    bias = getattr(module, "bias", None) is not None
-    if isinstance(module, nn.Linear):
-        return SharedConvolution(module.in_features, module.out_features, (), shared, bias=bias, half=half)
-    assert isinstance(module, _PLAIN + _TRANSPOSED)
-    return SharedConvolution(
-        module.in_channels, module.out_channels, module.kernel_size, shared, module.stride, module.padding,
-        module.dilation, module.groups, bias, module.padding_mode, isinstance(module, _TRANSPOSED),
-        module.output_padding, half,
-    )  # fmt: skip
-
-
-def _sort_out(
-    settings: KSE, network: nn.Module, inputs: tuple[Tensor, ...]
-) -> tuple[int, list[Item], dict[str, str]]:
-    """MACs of one input of the whole network, the layers to work on, and those left alone with reasons.
-
-    Raises ValueError where a layer's weights are not finite, or a pattern to spare matches none.
-    """
-    apart = spared(network, settings.spare)
-    macs = _macs(network, inputs)
-    modules = dict(network.named_modules())
-    first = next((name for name in macs if not isinstance(modules[name], nn.Linear)), None)
-    last = next(reversed(macs), None)
-    times = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
-    items: list[Item] = []
-    left: dict[str, str] = {}
-    for name, module in modules.items():
-        if isinstance(module, SharedConvolution):
-            left[name] = "it shares kernels already"
-            continue
-        if type(module) not in (*_PLAIN, *_TRANSPOSED, nn.Linear):
-            continue
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        if not weight.isfinite().all():
-            bad = int((~weight.isfinite()).sum())
-            raise ValueError(
-                f"{bad} of {weight.numel()} weights of '{name}' are not finite: nothing to cluster"
-            )
-        kernels = kernels_of(module)
-        _, channels, outputs, _ = kernels.shape
-        reasons = (
-            (name not in macs, "the network never calls it"),
-            (name in apart, "spared by the recipe"),
-            (name == first, "the first convolution"),
-            (name == last, "the classifier"),
-            (isinstance(module, _TRANSPOSED) and not settings.transposed, "transposed, not asked for"),
-            (isinstance(module, nn.Linear) and not settings.linear, "linear, not asked for"),
-            (times[id(weight)] > 1, "its weight is shared with another layer"),
-            (channels < 2, "one input channel, with which nothing can be compared"),
-            (outputs < NEIGHBOURS + 2, f"fewer than {NEIGHBOURS + 2} outputs a channel"),
-        )
-        reason = next((why for holds, why in reasons if holds), None)
-        if reason is None:
-            items.append(Item(name, module, kernels, macs[name]))
-        else:
-            left[name] = reason
-    return sum(macs.values()), items, left
-
-
-def _macs(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
-    """MACs of one input of every convolution and linear layer, as dense, in the order they are first called."""
-    found: dict[str, int] = {}
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            where = args[0] if isinstance(module, _TRANSPOSED) else output
-            channels = where.shape[-1] if isinstance(module, nn.Linear) else where.shape[1]
-            weight = module.dense().weight if isinstance(module, SharedConvolution) else module.weight
-            places = where.numel() // channels // len(inputs[0])
-            found[name] = found.get(name, 0) + places * weight.numel()  # type: ignore[union-attr, operator]
-
-        return hook
-
-    kinds = (*_PLAIN, *_TRANSPOSED, nn.Linear, SharedConvolution)
-    handles = [m.register_forward_hook(watch(n)) for n, m in network.named_modules() if isinstance(m, kinds)]
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(*inputs)
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
-    return found
 
 
 def _hull(choices: Sequence[tuple[float, float, int, int]]) -> list[tuple[float, float, int, int]]:
@@ -299,25 +139,15 @@ def _push(
         heapq.heappush(queue, (_slope(hull[place], hull[place + 1]), name, place + 1))
 
 
-def bytes_of(counts: Iterable[int], outputs: int, size: int, half: bool) -> int:
-    """Stored bytes of a layer whose channels keep so many of `outputs` kernels of `size` numbers.
-
-    4 (or 2) q D for every channel, ceil(log2 q) bits for every output of a channel with 0 < q < N, those of one q
-    together rounded up to bytes, and a byte a channel for its level.
-    """
-    times = Counter(counts)
-    kernels = sum(q * n for q, n in times.items()) * size * (2 if half else 4)
-    indices = sum(packed_bytes(outputs * n, q) for q, n in times.items() if 0 < q < outputs)
-    return kernels + indices + times.total()
-
-
 class Work:
     """A network on the bench of KSE: which of its layers share what."""
 
     def __init__(self, settings: KSE, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.settings, self.network = settings, network
         self.inputs = tuple(x.to(next(network.parameters()).device) for x in inputs)
-        self.total, self.items, self.left = _sort_out(settings, network, self.inputs)
+        self.total, self.items, self.left = sort_out(
+            network, self.inputs, settings.spare, settings.transposed, settings.linear
+        )
 
     # -- how many kernels -------------------------------------------------------------------------------------
 
@@ -349,7 +179,7 @@ class Work:
     def _values(self, item: Item) -> Tensor:
         s = self.settings
         found = indicator(item.kernels, s.indicator, layout=s.layout, renormalise=s.renormalise)
-        return found.reshape(-1).expand(item.channels) if found.numel() == 1 else found.reshape(-1)
+        return found.reshape(-1)
 
     def _afford(self, values: Mapping[str, Tensor]) -> None:
         """Of every layer's choices, those on the lower hull of error against cost, cheapest errors first."""
@@ -357,11 +187,7 @@ class Work:
         share = self.settings.bytes if by_bytes else self.settings.kernel_macs
         assert share is not None
         dense = {i.name: i.dense_bytes() if by_bytes else i.macs for i in self.items}
-        whole = (
-            sum(t.numel() * t.element_size() for t in stored(self.network).values())
-            if by_bytes
-            else self.total
-        )
+        whole = stored_bytes(self.network) if by_bytes else self.total
         budget, cost = share * whole, float(whole)
         queue: list[tuple[float, str, int]] = []
         hulls: dict[str, list[tuple[float, float, int, int]]] = {}
@@ -446,10 +272,10 @@ class Work:
         marked = dict(twin.named_modules())
         for item in self.items:
             assert item.levels is not None
-            _mark(marked[item.name], item.levels)
+            mark(marked[item.name], item.levels)
         marked = dict(anatomy.cut(twin, alive).named_modules())
         modules = dict(anatomy.cut(self.network, alive).named_modules())
-        macs = _macs(self.network, self.inputs)
+        macs = macs_of(self.network, self.inputs)
         self.total = sum(macs.values())
         for item in self.items:
             item.module, item.kernels = modules[item.name], kernels_of(modules[item.name])

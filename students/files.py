@@ -69,6 +69,8 @@ def load_states(path: Path) -> dict[str, Any]:
             tree = json.loads((file.metadata() or {})[_TREE])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         states: dict[str, Any] = _unpack(tree, tensors)
+        if not isinstance(states, dict):
+            raise ValueError(f"it holds a {type(states).__name__} in place of states")
     except OSError:
         raise
     except Exception as problem:
@@ -102,5 +104,7 @@ def _unpack(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         return tensors[value]
     if kind == "dict":
         return {key: _unpack(item, tensors) for key, item in value}
+    if kind not in ("list", "tuple"):
+        raise ValueError(f"it holds a {kind!r}")
     items = [_unpack(item, tensors) for item in value]
     return tuple(items) if kind == "tuple" else items

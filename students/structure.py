@@ -31,6 +31,7 @@ __all__ = [
     "origin",
     "rebuild",
     "stored",
+    "stored_bytes",
     "tensors",
 ]
 
@@ -219,12 +220,17 @@ def tensors(module: nn.Module, twin: nn.Module, structure: Mapping[str, Any]) ->
 
 
 def stored(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict in the types that a weights file keeps: the size of these tensors is the size of the file."""
+    """The state dict in the types that a weights file keeps."""
     short = load.halved(network)
     return {
         name: (tensor.half() if name in short else tensor).detach()
         for name, tensor in network.state_dict().items()
     }
+
+
+def stored_bytes(network: nn.Module) -> int:
+    """Bytes of the tensors that a weights file keeps; the file's own header comes on top."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in stored(network).values())
 
 
 def _flat(outputs: Any) -> Iterator[Tensor]:

@@ -29,7 +29,7 @@ from recipes.benchmarks.gal_cifar10 import RESULTS, Bench
 from recipes.benchmarks.rows import Rows, machine, markdown, spread
 from students.files import write_text
 from students.kernels import SharedConvolution
-from students.structure import stored
+from students.structure import stored_bytes
 from teachers.signature import Signature
 from teachers.teacher import Teacher
 from teachers.zoo import RESNET56
@@ -37,11 +37,6 @@ from teachers.zoo import RESNET56
 ROWS = Rows(
     RESULTS / "kse-cifar10.jsonl", ("network", "method", "granularity", "half", "epochs", "lr", "seed")
 )
-
-
-def size_of(network: nn.Module) -> int:
-    """Bytes of the tensors of a weights file."""
-    return sum(t.numel() * t.element_size() for t in stored(network).values())
 
 
 def _into(told: dict[str, float]) -> Callable[[Mapping[str, float], int], None]:
@@ -54,7 +49,7 @@ def _into(told: dict[str, float]) -> Callable[[Mapping[str, float], int], None]:
 def sizes(teachers: Path) -> None:
     """The published ResNet-56 at G = 4, 5, 6, and what the time goes into."""
     teacher = RESNET56.checkpoint.load(teachers)
-    dense = size_of(teacher.module)
+    dense = stored_bytes(teacher.module)
     body = []
     for granularity in (4, 5, 6):
         for fields in (
@@ -138,8 +133,8 @@ def run(
         state = do(Finetune(epochs=epochs, lr=lr), 4000, state)
     assert state.student is not None
     row["finetuned"] = bench.score(state.student)
-    row["bytes"] = size_of(state.student)
-    row["smaller"] = size_of(bench.teacher.module) / row["bytes"]
+    row["bytes"] = stored_bytes(state.student)
+    row["smaller"] = stored_bytes(bench.teacher.module) / row["bytes"]
     return row
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from compress import GAL, KSE, Finetune, Prune, Recalibrate, State
 from compress.indicator import indicator, kernels_of_level, levels
-from compress.kse import kernels_of
 from compress.session import Sees, Session
+from compress.sharing import kernels_of
 from students import compact
 from students.kernels import SharedConvolution
 from students.structure import stored

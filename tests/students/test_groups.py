@@ -213,7 +213,8 @@ def test_what_keeps_channels_apart_is_cut_exactly(
 ) -> None:
     torch.manual_seed(0)
     network = stirred(Net(between))
-    same_when_cut(network, IMAGES, Anatomy(network, IMAGES))
+    cut = same_when_cut(network, IMAGES, Anatomy(network, IMAGES))
+    assert sum(p.numel() for p in cut.parameters()) < sum(p.numel() for p in network.parameters())
 
 
 def test_a_layer_with_many_makers_never_loses_one(stirred: Stir, same_when_cut: Compare) -> None:

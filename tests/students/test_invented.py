@@ -162,4 +162,5 @@ def test_whatever_is_cut_is_cut_exactly(
         if "can be cut: " not in str(refusal):
             raise
         return
-    same_when_cut(network, inputs, anatomy, seeds=(seed,), bites=False)
+    cut = same_when_cut(network, inputs, anatomy, seeds=(seed,), bites=False)
+    assert sum(p.numel() for p in cut.parameters()) <= sum(p.numel() for p in network.parameters())
