@@ -77,6 +77,8 @@ class KSE(Stage):
     """store kernels in 16 bits"""
     cut_unread: bool = True
     """where every reader of a channel drops it, cut the filter that makes it; False is the paper's accounting"""
+    round_to: Annotated[int, Field(ge=1)] = 8
+    """widths that are multiples of this stay so when filters go: odd widths make a network slower, not faster"""
     restarts: Annotated[int, Field(ge=1)] = RESTARTS
     """how often k-means begins anew"""
 
@@ -263,6 +265,9 @@ class Work:
                 dropped = unread.get(member.module, set())
                 rows = torch.tensor([int(i) not in dropped for i in member.index], dtype=torch.bool)
                 wanted[member.unit[rows]] = True
+            if group.width % self.settings.round_to == 0:
+                more = -int(wanted.sum()) % self.settings.round_to
+                wanted[(~wanted).nonzero()[:more, 0]] = True
             alive[anatomy.span(number)] = wanted.numpy()
         alive = anatomy.rescue(alive, np.zeros(anatomy.size))
         if alive.all():

@@ -3,7 +3,7 @@
 A new method joins by one line in `RECIPES`.
 """
 
-from compress import GAL, Finetune, Prune, Recalibrate
+from compress import GAL, KSE, Finetune, Prune, Recalibrate
 from compress.stage import Stage
 from recipes.recipe import Recipe
 from teachers.networks import DigitsCNN
@@ -30,5 +30,7 @@ RECIPES = {
         _toy("finetune", Finetune(epochs=2, lr=0.01)),
         _toy("finetune-labels", Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1)),
         _toy("recalibrate", Recalibrate(batches=4)),
+        _toy("kse", KSE(granularity=5), Finetune(epochs=2, lr=0.01)),
+        _toy("gal-kse", GAL(macs=0.5, epochs=1), Finetune(epochs=1), KSE(half=True), Finetune(epochs=1)),
     )
 }

@@ -348,6 +348,22 @@ def test_a_budget_that_cannot_be_met(stage: str, wrong: Wrong) -> None:
     assert list(Path("runs").glob("mine/*/00-toy/record.json")), "what was measured is kept"
 
 
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("compress.KSE: {granularity: 1}", "granularity must be at least 2, not 1"),
+        ("compress.KSE: {shift: -1}", "shift must be at least 0, not -1"),
+        ("compress.KSE: {bytes: 0.5, kernel_macs: 0.5}", "one budget: bytes or kernel_macs, not both"),
+        ("compress.KSE: {bytes: 0.001}", r"\(0.1%\) cannot be met: with every layer at its smallest"),
+        ("{compress.KSE: {}}\n    - {compress.KSE: {}}", "KSE finds no layer to work on .* shares kernels already"),
+    ],
+)
+def test_kernels_that_cannot_be_shared(stage: str, said: str, wrong: Wrong) -> None:
+    write(STAGE=stage)
+    told = wrong()
+    assert re.search(said, told, re.DOTALL), told
+
+
 FOLDER = (
     "{teachers.tasks.ImageFolder: {path: pets, size: [8, 8], classes: [cat, dog, emu], "
     "channels: 1, mean: [0.5], std: [0.3]}}"

@@ -114,14 +114,24 @@ def test_accounts_by_hand(resnet: Teacher) -> None:
     assert told["gather_adds"] == pytest.approx(adds)
 
 
-def test_filters_that_nobody_reads_go_and_the_answers_stay(resnet: Teacher) -> None:
+@pytest.mark.parametrize("round_to", [1, 2, 5, 8])
+def test_filters_that_nobody_reads_go_in_round_widths_and_the_answers_stay(
+    round_to: int, resnet: Teacher
+) -> None:
     # With two levels nothing is clustered, so that the cut is all that differs.
     whole, _, _ = shared_by(KSE(granularity=2, cut_unread=False), resnet)
-    cut, _, _ = shared_by(KSE(granularity=2), resnet)
-    assert cut.layer1[0].conv1.out_channels < 16
-    assert cut.layer1[0].bn1.num_features == cut.layer1[0].conv1.out_channels
-    assert all(q > 0 for q, _ in cut.layer1[0].conv2.shared)
-    assert size(cut) < size(whole)
+    cut, _, _ = shared_by(KSE(granularity=2, round_to=round_to), resnet)
+    inner = {f"layer{stage}.{block}": 8 << stage for stage in (1, 2, 3) for block in range(3)}
+    kept = {at: sum(n for q, n in whole.get_submodule(f"{at}.conv2").shared if q) for at in inner}
+    step = {at: 1 if width % round_to else round_to for at, width in inner.items()}
+    assert {at: cut.get_submodule(f"{at}.conv1").out_channels for at in inner} == {
+        at: -(-kept[at] // step[at]) * step[at] for at in inner
+    }
+    assert any(kept[at] % 8 for at in inner)
+    if round_to == 1:
+        assert cut.layer1[0].bn1.num_features == cut.layer1[0].conv1.out_channels
+        assert all(q > 0 for q, _ in cut.layer1[0].conv2.shared)
+    assert size(cut) <= size(whole) * (1.0 if round_to > 1 else 0.99)
     x = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(cut(x), whole(x), rtol=1e-4, atol=1e-5)
