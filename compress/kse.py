@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
@@ -20,6 +20,7 @@ from compress.sharing import Item, empty, kernels_of, macs_of, mark, sort_out
 from compress.stage import Stage, State
 from reports.pictures import kernels, strips
 from reports.units import count
+from students.groups import Group, propose_groups
 from students.kernels import SharedConvolution, pack
 from students.structure import stored_bytes
 from students.surgery import Anatomy
@@ -257,18 +258,13 @@ class Work:
         }
         if not unread or not self.settings.cut_unread:
             return
+        # Proving what belongs together by trial cuts takes a second: only where there is something to cut.
+        if all(self._wanted(group, unread).all() for group in propose_groups(self.network, self.inputs)):
+            return
         anatomy = Anatomy(self.network, self.inputs)
         alive = np.ones(anatomy.size, dtype=bool)
         for number, group in enumerate(anatomy.groups):
-            wanted = torch.zeros(group.width, dtype=torch.bool)
-            for member in group.readers():
-                dropped = unread.get(member.module, set())
-                rows = torch.tensor([int(i) not in dropped for i in member.index], dtype=torch.bool)
-                wanted[member.unit[rows]] = True
-            if group.width % self.settings.round_to == 0:
-                more = -int(wanted.sum()) % self.settings.round_to
-                wanted[(~wanted).nonzero()[:more, 0]] = True
-            alive[anatomy.span(number)] = wanted.numpy()
+            alive[anatomy.span(number)] = self._wanted(group, unread).numpy()
         alive = anatomy.rescue(alive, np.zeros(anatomy.size))
         if alive.all():
             return
@@ -286,6 +282,18 @@ class Work:
             item.module, item.kernels = modules[item.name], kernels_of(modules[item.name])
             item.macs = macs[item.name]
             item.levels = kernels_of(marked[item.name])[:, :, 0, 0].reshape(-1).long()
+
+    def _wanted(self, group: Group, unread: Mapping[str, Collection[int]]) -> Tensor:
+        """Which units of a group somebody reads, and as many more as make its width round: (width,), bool."""
+        wanted = torch.zeros(group.width, dtype=torch.bool)
+        for member in group.readers():
+            dropped = unread.get(member.module, set())
+            rows = torch.tensor([int(i) not in dropped for i in member.index], dtype=torch.bool)
+            wanted[member.unit[rows]] = True
+        if group.width % self.settings.round_to == 0:
+            more = -int(wanted.sum()) % self.settings.round_to
+            wanted[(~wanted).nonzero()[:more, 0]] = True
+        return wanted
 
     # -- pictures ---------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from students.kernels import densified
 from students.knife import KNOWN, Axis, Group, Member, channels_of, cut, scale_inputs
 from students.trial import Trial, differs, first_line, sift
 
@@ -75,6 +76,12 @@ def find_groups(
     """
     refuse_tied(network)
     return prove_groups(Trial.of(network, inputs))
+
+
+def propose_groups(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Group, ...]:
+    """What torch-pruning thinks belongs together, before any cut was tried: quick, and not to be cut by."""
+    twin = densified(network).eval().requires_grad_(True)
+    return tuple(_propose(twin, inputs)[0])
 
 
 def prove_groups(trial: Trial) -> tuple[tuple[Group, ...], tuple[Locked, ...]]:

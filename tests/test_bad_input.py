@@ -355,7 +355,10 @@ def test_a_budget_that_cannot_be_met(stage: str, wrong: Wrong) -> None:
         ("compress.KSE: {shift: -1}", "shift must be at least 0, not -1"),
         ("compress.KSE: {bytes: 0.5, kernel_macs: 0.5}", "one budget: bytes or kernel_macs, not both"),
         ("compress.KSE: {bytes: 0.001}", r"\(0.1%\) cannot be met: with every layer at its smallest"),
-        ("{compress.KSE: {}}\n    - {compress.KSE: {}}", "KSE finds no layer to work on .* shares kernels already"),
+        (
+            "{compress.KSE: {}}\n    - {compress.KSE: {}}",
+            "KSE finds no layer to work on .* shares kernels already",
+        ),
     ],
 )
 def test_kernels_that_cannot_be_shared(stage: str, said: str, wrong: Wrong) -> None:

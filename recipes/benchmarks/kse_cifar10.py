@@ -1,10 +1,13 @@
 """KSE on the CIFAR ResNets: sizes and time of the clustering, and accuracy before and after tuning.
 
     python -m recipes.benchmarks.kse_cifar10 sizes --teachers TEACHERS
+    python -m recipes.benchmarks.kse_cifar10 latency --teachers TEACHERS
+    python -m recipes.benchmarks.kse_cifar10 resnet50
     python -m recipes.benchmarks.kse_cifar10 accuracy --data DATA --teachers TEACHERS [--depth 20] [--seeds 0 1 2]
 
-TEACHERS holds the checkpoints of `teachers.zoo`, DATA the image folder `cifar10/{train,test}/<class>/`. `sizes` prints
-its table; `accuracy` adds rows to reports/results/kse-cifar10.jsonl, one a run, and passes over those that are there.
+TEACHERS holds the checkpoints of `teachers.zoo`, DATA the image folder `cifar10/{train,test}/<class>/`. All but
+`accuracy` print their tables; it adds rows to reports/results/kse-cifar10.jsonl, one a run, and passes over those that
+are there.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from compress.finetune import Finetune
@@ -27,12 +31,14 @@ from compress.session import Session
 from compress.stage import Stage, State
 from recipes.benchmarks.gal_cifar10 import RESULTS, Bench
 from recipes.benchmarks.rows import Rows, machine, markdown, spread
+from reports.profile import latency
 from students.files import write_text
-from students.kernels import SharedConvolution
-from students.structure import stored_bytes
+from students.fold import folded
+from students.kernels import SharedConvolution, densified
+from students.structure import stored, stored_bytes
 from teachers.signature import Signature
 from teachers.teacher import Teacher
-from teachers.zoo import RESNET56
+from teachers.zoo import RESNET20_JPEG, RESNET56
 
 ROWS = Rows(
     RESULTS / "kse-cifar10.jsonl", ("network", "method", "granularity", "half", "epochs", "lr", "seed")
@@ -46,44 +52,92 @@ def _into(told: dict[str, float]) -> Callable[[Mapping[str, float], int], None]:
     return take
 
 
+def file_bytes(network: nn.Module) -> int:
+    """Size of the weights file, its header with the names of all tensors included."""
+    return len(save({name: tensor.contiguous() for name, tensor in stored(network).items()}))
+
+
+def weight_error(dense: nn.Module, student: nn.Module) -> float:
+    """Mean over the layers that share of |W - W'|^2 / |W|^2, channels without a kernel included."""
+    parts = []
+    for name, layer in student.named_modules():
+        if isinstance(layer, SharedConvolution):
+            was = dense.get_parameter(f"{name}.weight").detach()
+            parts.append(((was - layer.weight().detach()).square().sum() / was.square().sum()).item())
+    return sum(parts) / len(parts)
+
+
 def sizes(teachers: Path) -> None:
     """The published ResNet-56 at G = 4, 5, 6, and what the time goes into."""
     teacher = RESNET56.checkpoint.load(teachers)
-    dense = stored_bytes(teacher.module)
+    dense, dense_file = stored_bytes(teacher.module), file_bytes(teacher.module)
     body = []
-    for granularity in (4, 5, 6):
+    variants: list[dict[str, Any]] = [
+        {"granularity": granularity, **fields}
+        for granularity in (4, 5, 6)
         for fields in (
+            {"cut_unread": False},
+            {"cut_unread": False, "layout": "released"},
+            {"cut_unread": False, "layout": "released", "renormalise": True},
+            {"cut_unread": False, "half": True},
             {},
-            {"layout": "released"},
-            {"layout": "released", "renormalise": True},
-            {"half": True},
-        ):
-            stage = KSE(granularity=granularity, cut_unread=False, **fields)  # type: ignore[arg-type]
-            told: dict[str, float] = {}
-            start = time.process_time()
-            state = stage(State((teacher,)), Session(sees=stage.sees, report=_into(told)))
-            spent = time.process_time() - start
-            assert state.student is not None
-            params = sum(m.numbers() for m in state.student.modules() if isinstance(m, SharedConvolution))
-            params += sum(
-                p.numel()
-                for n, p in state.student.named_parameters()
-                if not n.split(".")[-1].startswith("kernels_")
+            {"round_to": 1},
+        )
+    ]
+    for fields in (*variants, *({"bytes": share, "cut_unread": False} for share in (0.546, 0.446, 0.434))):
+        stage = KSE(**fields)
+        told: dict[str, float] = {}
+        start = time.process_time()
+        student = stage(State((teacher,)), Session(sees=stage.sees, report=_into(told))).student
+        spent = time.process_time() - start
+        assert student is not None
+        off = "–"
+        if not fields.get("cut_unread", True):
+            off = f"{weight_error(teacher.module, student):.4f}"
+        params = sum(m.numbers() for m in student.modules() if isinstance(m, SharedConvolution))
+        params += sum(
+            p.numel() for n, p in student.named_parameters() if not n.split(".")[-1].startswith("kernels_")
+        )
+        body.append(
+            (
+                ", ".join(f"{k}={v}" for k, v in fields.items()),
+                f"{params / 1e6:.3f} M", f"{told['kernel_macs'] / 1e6:.1f} M",
+                f"{(told['kernel_macs'] + told['gather_adds']) / 1e6:.1f} M",
+                f"{told['stored_bytes'] / 1e6:.3f} MB", f"{dense / told['stored_bytes']:.2f}x",
+                f"{dense_file / file_bytes(student):.2f}x", f"{told['error']:.4f}", off, f"{spent:.2f}",
             )
-            body.append(
-                (
-                    granularity, ", ".join(f"{k}={v}" for k, v in fields.items()) or "default",
-                    f"{params / 1e6:.3f} M", f"{told['kernel_macs'] / 1e6:.1f} M",
-                    f"{(told['kernel_macs'] + told['gather_adds']) / 1e6:.1f} M",
-                    f"{told['stored_bytes'] / 1e6:.3f} MB",
-                    f"{dense / told['stored_bytes']:.2f}x", f"{told['error']:.4f}", f"{spent:.2f}",
-                )
-            )  # fmt: skip
+        )  # fmt: skip
     head = (
-        "G", "variant", "params, kernels only", "kernel MACs", "+ gather adds", "stored", "smaller", "error", "CPU s",
+        "KSE", "params, kernels only", "kernel MACs", "+ gather adds", "tensors", "smaller", "file smaller",
+        "error", "error by layer", "CPU s",
     )  # fmt: skip
     print(f"ResNet-56 as published, T = 0, one thread, {machine()}\n")
     print(markdown(head, body))
+
+
+def times(teachers: Path, seconds: float = 5.0) -> None:
+    """Calls of the dense network and of its students in evaluation mode, taking turns, one thread."""
+    body = []
+    for known in (RESNET20_JPEG, RESNET56):
+        teacher = known.checkpoint.load(teachers)
+        forms = {"dense": teacher.module}
+        for granularity in (4, 6):
+            stage = KSE(granularity=granularity)
+            student = stage(State((teacher,)), Session(sees=stage.sees)).student
+            assert student is not None
+            forms[f"G = {granularity}"] = student
+            forms[f"G = {granularity}, model.pt2"] = folded(densified(student))
+        inputs = teacher.signature.example(1)
+        found = latency(forms, inputs, batch_sizes=(1, 32), seconds=seconds * len(forms))
+        for size in (1, 32):
+            p50 = {name: found[name].ms[f"latency_ms_p50_b{size}"] for name in forms}
+            cells = [
+                f"{p50[name]:.2f} ({p50['dense'] / p50[name]:.2f}x)" for name in forms if name != "dense"
+            ]
+            body.append((teacher.name, size, f"{p50['dense']:.2f}", *cells))
+    names = [name for name in forms if name != "dense"]
+    print(f"Milliseconds (times faster than dense), medians, one thread, fp32, {machine()}\n")
+    print(markdown(("network", "batch", "dense", *names), body))
 
 
 def wide(shapes: str = "resnet50") -> None:
@@ -167,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("sizes", "resnet50", "accuracy"))
+    parser.add_argument("what", choices=("sizes", "latency", "resnet50", "accuracy"))
     parser.add_argument("--teachers", type=Path, help="folder of the checkpoints")
     parser.add_argument("--data", type=Path, help="folder that holds cifar10/")
     parser.add_argument("--depth", type=int, choices=(20, 56), default=20)
@@ -186,6 +240,8 @@ def main() -> None:
         parser.error("say where the checkpoints lie (--teachers), and for accuracy the images (--data)")
     if arguments.what == "sizes":
         return sizes(arguments.teachers)
+    if arguments.what == "latency":
+        return times(arguments.teachers)
     bench = Bench(arguments.depth, arguments.data, arguments.teachers, "bf16", True, None)
     for seed in arguments.seeds:
         for granularity in arguments.granularities:
