@@ -31,7 +31,7 @@ from compress.session import Session
 from compress.stage import Stage, State
 from recipes.benchmarks.gal_cifar10 import RESULTS, Bench
 from recipes.benchmarks.rows import Rows, machine, markdown, spread
-from reports.profile import latency
+from reports.profile import latency, macs
 from students.files import write_text
 from students.fold import folded
 from students.kernels import SharedConvolution, densified
@@ -70,6 +70,9 @@ def weight_error(dense: nn.Module, student: nn.Module) -> float:
 def sizes(teachers: Path) -> None:
     """The published ResNet-56 at G = 4, 5, 6, and what the time goes into."""
     teacher = RESNET56.checkpoint.load(teachers)
+    macs(
+        teacher.module, teacher.signature.example(1)
+    )  # loads what every run has loaded by then: PyTorch's counter
     dense, dense_file = stored_bytes(teacher.module), file_bytes(teacher.module)
     body = []
     variants: list[dict[str, Any]] = [
