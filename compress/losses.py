@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Reduction = Literal["paper", "mean"]
+Distance = Literal["l1", "kl"]
+Ascent = Literal["plain", "log"]
 
 
 def _fine(tensor: Tensor) -> Tensor:
@@ -56,3 +59,91 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> 
     log_teacher = torch.log_softmax(_fine(teacher) / temperature, dim=-1)
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
     return temperature**2 * divergence.mean()
+
+
+# -- data-free distillation -------------------------------------------------------------------------------
+
+
+def discrepancy(
+    student: Tensor, teacher: Tensor, distance: Distance = "l1", *, center: bool = False
+) -> Tensor:
+    """How far two networks' outputs lie apart; outputs (n, K, ...), classes in dimension 1.
+
+    "l1":  the mean over all elements of |student - teacher|; its gradient does not fade as the two come near
+    "kl":  KL( softmax(teacher) || softmax(student) ), the mean over samples and places
+    center  subtract each sample's mean over the classes from both first: softmax does not see it, l1 does
+
+    Raises ValueError where the shapes differ: broadcast, the number would mean something else.
+    Source: Fang et al. 2019 (DFAD, l1); Micaelli and Storkey 2019 (ZSKT, kl).
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student and teacher give different outputs, {tuple(student.shape)} and {tuple(teacher.shape)}: "
+            "a distance needs the same classes (and the same size) of both"
+        )
+    student, teacher = _fine(student), _fine(teacher)
+    if center and student.dim() > 1:
+        student, teacher = student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)
+    if distance == "l1":
+        return (student - teacher).abs().mean()
+    log_student, log_teacher = student.log_softmax(1), teacher.log_softmax(1)
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1).mean()
+
+
+def ascent(gap: Tensor, form: Ascent = "plain") -> Tensor:
+    """What a generator minimises so that the discrepancy `gap` >= 0 grows: -gap, or -log(1 + gap).
+
+    The log form has the gradient of the plain one divided by 1 + gap: it holds back where the student is lost.
+    Source: Fang et al. 2019, plain for classes, log for dense outputs.
+    """
+    return -gap if form == "plain" else -torch.log(gap + 1)
+
+
+def relative_gap(student: Tensor, teacher: Tensor) -> Tensor:
+    """The l1 discrepancy in units of the teacher's own spread: mean |s - t| / mean |t - mean over classes of t|."""
+    teacher = _fine(teacher)
+    spread = (
+        (teacher - teacher.mean(1, keepdim=True)).abs().mean()
+        if teacher.shape[1] > 1
+        else teacher.abs().mean()
+    )
+    return discrepancy(student, teacher) / spread.clamp_min(1e-12)
+
+
+def one_hot(teacher: Tensor) -> Tensor:
+    """Cross-entropy of the teacher's outputs (n, K, ...) with its own decision: small where it is sure.
+
+    Source: Chen et al. 2019 (DAFL).
+    """
+    return F.cross_entropy(_fine(teacher), teacher.argmax(1))
+
+
+def imbalance(teacher: Tensor) -> Tensor:
+    """sum_k p_k log p_k of the mean prediction over samples and places: from -log K, all classes alike, to 0.
+
+    Outputs (n, K, ...). Source: Chen et al. 2019 (DAFL), the information entropy term.
+    """
+    mean = _fine(teacher).softmax(1).transpose(0, 1).flatten(1).mean(1).clamp_min(1e-12)
+    return (mean * mean.log()).sum()
+
+
+def statistics_gap(inputs: Sequence[Tensor], means: Sequence[Tensor], variances: Sequence[Tensor]) -> Tensor:
+    """How far batches lie from what batch norms remember: sum over layers of |mu - mu^| + |var - var^|, 2-norms.
+
+    inputs (n, C, ...) are what goes into each norm; variances are the biased ones. Source: Yin et al. 2020
+    (DeepInversion).
+    """
+    total = inputs[0].new_zeros((), dtype=torch.float32)
+    for x, mean, variance in zip(inputs, means, variances, strict=True):
+        flat = _fine(x).transpose(0, 1).flatten(1)
+        total = total + (flat.mean(1) - mean).norm() + (flat.var(1, correction=0) - variance).norm()
+    return total
+
+
+def features_gap(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The mean over layers of |f_s - f_t|^2 / |f_t|^2, features of any shape, the same of both."""
+    gaps = [
+        (_fine(s) - _fine(t)).square().sum() / _fine(t).square().sum().clamp_min(1e-12)
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(gaps).mean()

@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compress.losses import discriminator_loss, generator_loss, output_matching, soft_targets
+from compress.losses import (
+    ascent,
+    discrepancy,
+    discriminator_loss,
+    features_gap,
+    generator_loss,
+    imbalance,
+    one_hot,
+    output_matching,
+    relative_gap,
+    soft_targets,
+    statistics_gap,
+)
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -156,3 +168,108 @@ def test_extreme_logits_stay_finite() -> None:
     far = torch.tensor([[1e4], [-1e4]])
     assert torch.isfinite(discriminator_loss(far, far)).item()
     assert torch.isfinite(soft_targets(torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]]))).item()
+
+
+# -- data-free distillation --------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.sampled_from([(3, 4), (1, 1), (2, 5, 3, 2), (4, 2, 3)]),
+    center=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_the_discrepancy_is_one_mean_over_everything(shape: tuple[int, ...], center: bool, seed: int) -> None:
+    student, teacher = draw(*shape, seed=seed), draw(*shape, seed=seed + 100)
+    s, t = student.numpy(), teacher.numpy()
+    if center:
+        s, t = s - s.mean(1, keepdims=True), t - t.mean(1, keepdims=True)
+    total = sum(abs(a - b) for a, b in zip(s.flatten(), t.flatten(), strict=True))
+    gap = discrepancy(student, teacher, center=center)
+    assert gap.item() == pytest.approx(total / student.numel(), rel=1e-12)
+    assert ascent(gap).item() == -gap.item()
+    assert ascent(gap, "log").item() == pytest.approx(-math.log1p(gap.item()), rel=1e-12)
+
+
+def test_the_gradients_of_both_players_are_signs() -> None:
+    student, teacher = draw(4, 10).requires_grad_(), draw(4, 10, seed=1).requires_grad_()
+    sign = torch.sign(student - teacher).detach() / 40
+    gap = discrepancy(student, teacher)
+    for form, size in (("plain", 1.0), ("log", 1 / (1 + gap.item()))):
+        down = torch.autograd.grad(ascent(gap, form), (student, teacher), retain_graph=True)  # type: ignore[arg-type]
+        torch.testing.assert_close(down, (-size * sign, size * sign))
+    torch.testing.assert_close(torch.autograd.grad(gap, student)[0], sign)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4, 5)])
+def test_the_divergence_of_zskt(shape: tuple[int, ...]) -> None:
+    student, teacher = 2 * draw(*shape), 2 * draw(*shape, seed=1)
+    total = 0.0
+    rows = [x.movedim(1, -1).reshape(-1, 3).tolist() for x in (student, teacher)]
+    for mine, its in zip(*rows, strict=True):
+        q, p = softmax(mine), softmax(its)
+        total += sum(b * math.log(b / a) for a, b in zip(q, p, strict=True))
+    assert discrepancy(student, teacher, "kl").item() == pytest.approx(total / len(rows[0]), rel=1e-9)
+    assert discrepancy(teacher, teacher, "kl").item() == pytest.approx(0, abs=1e-12)
+
+
+def test_outputs_of_different_shape_are_not_broadcast() -> None:
+    with pytest.raises(ValueError, match=r"different outputs, \(4, 3\) and \(4, 1\)"):
+        discrepancy(draw(4, 3), draw(4, 1))
+
+
+def test_the_relative_gap_has_no_unit() -> None:
+    student, teacher = draw(6, 5), draw(6, 5, seed=1)
+    told = relative_gap(student, teacher).item()
+    spread = np.abs(teacher.numpy() - teacher.numpy().mean(1, keepdims=True)).mean()
+    assert told == pytest.approx(np.abs((student - teacher).numpy()).mean() / spread, rel=1e-12)
+    assert relative_gap(7 * student, 7 * teacher).item() == pytest.approx(told, rel=1e-12)
+    assert relative_gap(torch.zeros(4, 1), torch.ones(4, 1)).item() == 1  # one output: its own size
+
+
+def test_the_priors() -> None:
+    logits = draw(8, 4)
+    by_hand = -np.mean([math.log(max(softmax(row))) for row in logits.tolist()])
+    assert one_hot(logits).item() == pytest.approx(by_hand, rel=1e-9)
+    assert one_hot(1000 * logits).item() == pytest.approx(0, abs=1e-9)
+    sure = 1e4 * torch.eye(4)
+    assert imbalance(sure).item() == pytest.approx(-math.log(4), rel=1e-6)
+    assert imbalance(sure[[0, 0, 0]]).item() == pytest.approx(0, abs=1e-9)
+    dense = draw(2, 4, 3, 3)
+    flat = dense.movedim(1, -1).reshape(-1, 4)
+    assert one_hot(dense).item() == pytest.approx(one_hot(flat).item(), rel=1e-12)
+    assert imbalance(dense).item() == pytest.approx(imbalance(flat).item(), rel=1e-12)
+
+
+def test_statistics_are_those_of_a_batch_norm() -> None:
+    x, norm = 3 * draw(16, 5, 4, 4, dtype=torch.float32) + 1, torch.nn.BatchNorm2d(5, momentum=1.0)
+    norm(x)  # remembers the unbiased variance of this very batch
+    remembered = (norm.running_mean, norm.running_var * (255 / 256))  # type: ignore[operator]
+    assert statistics_gap([x], [remembered[0]], [remembered[1]]).item() == pytest.approx(0, abs=1e-4)  # type: ignore[list-item]
+    off = statistics_gap([x, x], [remembered[0] + 1, remembered[0]], [remembered[1], remembered[1] + 2])  # type: ignore[list-item, operator]
+    assert off.item() == pytest.approx(math.sqrt(5) + math.sqrt(20), rel=1e-4)
+
+
+def test_features_count_in_units_of_the_teachers() -> None:
+    a, b = draw(3, 4, 5), draw(2, 6, seed=1)
+    assert features_gap([a, b], [a, b]).item() == 0
+    assert features_gap([2 * a, b], [a, b]).item() == pytest.approx(0.5, rel=1e-12)
+    assert features_gap([0 * a, 0 * b], [1e3 * a, b]).item() == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda s, t: discrepancy(s, t, "kl"),
+        lambda s, t: ascent(discrepancy(s, t, "kl"), "log"),
+        lambda s, t: relative_gap(s, t),
+        lambda s, t: one_hot(t) + 0 * s.sum(),
+        lambda s, t: imbalance(t) + 0 * s.sum(),
+        lambda s, t: features_gap([s, s[:2]], [t, t[:2]]),
+        lambda s, t: statistics_gap([s, t], [draw(3, seed=5)] * 2, [draw(3, seed=6) ** 2] * 2),
+    ],
+    ids=["kl", "log kl", "relative", "one-hot", "imbalance", "features", "statistics"],
+)  # fmt: skip
+def test_gradcheck_of_the_data_free_losses(loss: object) -> None:
+    first, second = draw(4, 3).requires_grad_(), draw(4, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(loss, (first, second))
