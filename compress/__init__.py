@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compress.dfad import DFAD as DFAD
     from compress.finetune import Finetune as Finetune
     from compress.gal import GAL as GAL
     from compress.kse import KSE as KSE
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from compress.stage import State as State
 
 _HOMES = {
+    "DFAD": "compress.dfad",
     "Finetune": "compress.finetune",
     "GAL": "compress.gal",
     "KSE": "compress.kse",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import struct
+import zlib
 from collections.abc import Sequence
 from html import escape
 
 Rows = Sequence[Sequence[float]]
+Image = Sequence[Sequence[Sequence[int]]]
 
 
 def strips(rows: Sequence[tuple[str, Sequence[float]]], said: str) -> str:
@@ -73,4 +77,57 @@ def kernels(pairs: Sequence[tuple[str, Sequence[Rows], Sequence[Rows]]], said: s
     return (
         f'<svg viewBox="0 0 {max(right + 10, 800):.0f} {top:.0f}" role="img" aria-label="{escape(said)}">'
         f'<text x="{left}" y="11">{escape(said)}</text>{"".join(parts)}</svg>'
+    )
+
+
+def grid(rows: Sequence[tuple[str, Sequence[Image]]], said: str) -> str:
+    """Small images in rows, each row with its name, drawn as one picture of whole pixels.
+
+    An image is (channels, height, width), 0 to 255, of 1 or 3 channels, all of one size. Raises ValueError without an
+    image, and for other channels.
+    """
+    if not rows or not rows[0][1]:
+        raise ValueError("a grid of images needs an image")
+    first = rows[0][1][0]
+    channels, high, wide = len(first), len(first[0]), len(first[0][0])
+    if channels not in (1, 3):
+        raise ValueError(f"a picture has 1 or 3 channels, not {channels}")
+    across = max(len(images) for _, images in rows)
+    lines = bytearray()
+    blank = bytes(channels)
+    for _, images in rows:
+        for y in range(high):
+            lines.append(0)  # PNG: this line is stored as it is
+            for image in images:
+                lines += bytes(image[c][y][x] for x in range(wide) for c in range(channels)) + blank
+            lines += blank * (wide + 1) * (across - len(images))
+        lines += bytes(1 + channels * (wide + 1) * across)
+    png = _png(bytes(lines), across * (wide + 1), len(rows) * (high + 1), 0 if channels == 1 else 2)
+    scale = max(1, round(36 / high))
+    left, top, line = 110.0, 18.0, scale * (high + 1)
+    names = "".join(
+        f'<text x="{left - 8}" y="{top + (row + 0.5) * line + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        for row, (name, _) in enumerate(rows)
+    )
+    width, height = scale * across * (wide + 1), line * len(rows)
+    return (
+        f'<svg viewBox="0 0 {max(left + width + 10, 800):.0f} {top + height + 4:.0f}" role="img" '
+        f'aria-label="{escape(said)}"><text x="{left}" y="11">{escape(said)}</text>{names}'
+        f'<image x="{left}" y="{top}" width="{width}" height="{height}" style="image-rendering: pixelated" '
+        f'href="data:image/png;base64,{base64.b64encode(png).decode()}"/></svg>'
+    )
+
+
+def _png(lines: bytes, width: int, height: int, colour: int) -> bytes:
+    """A PNG file of 8 bits a channel: colour 0 is grey, 2 is RGB; lines each begin with their filter, 0."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
     )

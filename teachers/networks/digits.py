@@ -9,15 +9,12 @@ from torch import Tensor, nn
 from teachers.networks.network import Network
 from teachers.spec import Field, spec
 
-WIDTHS = (32, 64, 64)
-
 
 class DigitsNetwork(nn.Module):
     """Three 3x3 convolutions with batch norm and ReLU, 2x2 max pooling after the second, mean over pixels."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, first: int, second: int, third: int) -> None:
         super().__init__()
-        first, second, third = WIDTHS
         self.conv1 = nn.Conv2d(1, first, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
         self.conv2 = nn.Conv2d(first, second, 3, padding=1, bias=False)
@@ -37,14 +34,20 @@ class DigitsNetwork(nn.Module):
 
 @spec
 class DigitsCNN(Network):
-    """Channels 32-64-64, for grey images of 8x8: learns its task in seconds, and is far too wide for it.
+    """Channels 32-64-64 by default, for grey images of 8x8: learns its task in seconds, and is far too wide for it.
 
     56 554 parameters, 1.79 M MACs at 8x8. Modules: `conv1 bn1 conv2 bn2 conv3 bn3 linear`.
     """
 
     classes: Annotated[int, Field(ge=1)] = 10
     """outputs"""
+    widths: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (
+        32,
+        64,
+        64,
+    )
+    """channels of the three convolutions"""
 
     def build(self) -> nn.Module:
         """A fresh network."""
-        return DigitsNetwork(self.classes)
+        return DigitsNetwork(self.classes, *self.widths)

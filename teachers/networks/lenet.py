@@ -14,16 +14,16 @@ PIXELS = 16  # a 28x28 image is 4x4 after two unpadded 5x5 convolutions with poo
 
 
 class LeNet5Network(nn.Module):
-    """5x5 convolutions of 6 and 16 channels with ReLU and 2x2 max pooling; linear layers of 120 and 84."""
+    """Two 5x5 convolutions with ReLU and 2x2 max pooling, three linear layers."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, first: int, second: int, hidden: int, last: int) -> None:
         super().__init__()
         # The original sees 32x32 images: digits of 28x28 with a margin of 2, which the padding adds.
-        self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(400, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, classes)
+        self.conv1 = nn.Conv2d(1, first, 5, padding=2)
+        self.conv2 = nn.Conv2d(first, second, 5)
+        self.fc1 = nn.Linear(25 * second, hidden)
+        self.fc2 = nn.Linear(hidden, last)
+        self.fc3 = nn.Linear(last, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: x (n, 1, 28, 28); result (n, classes), logits."""
@@ -55,7 +55,7 @@ class LeNetNetwork(nn.Module):
 
 @spec
 class LeNet5(Network):
-    """LeNet-5 with ReLU and max pooling: 6 and 16 channels, then 120 and 84 neurons.
+    """LeNet-5 with ReLU and max pooling: by default 6 and 16 channels, then 120 and 84 neurons.
 
     Input 1x28x28, padded to the 32x32 of the original inside the first convolution. 61 706 parameters,
     416 520 MACs. Modules: `conv1 conv2 fc1 fc2 fc3`.
@@ -64,10 +64,17 @@ class LeNet5(Network):
 
     classes: Annotated[int, Field(ge=1)] = 10
     """outputs"""
+    widths: tuple[
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+    ] = (6, 16, 120, 84)
+    """channels of both convolutions, neurons of both hidden layers; (3, 8, 60, 42) is LeNet-5-half"""
 
     def build(self) -> nn.Module:
         """A fresh network."""
-        return LeNet5Network(self.classes)
+        return LeNet5Network(self.classes, *self.widths)
 
 
 @spec

@@ -1,0 +1,657 @@
+"""DFAD: distillation without data, against a generator that looks for where student and teacher differ."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from compress.adversaries import Generator, Output
+from compress.bank import Bank
+from compress.losses import (
+    Ascent,
+    Distance,
+    ascent,
+    discrepancy,
+    features_gap,
+    imbalance,
+    one_hot,
+    relative_gap,
+    statistics_gap,
+)
+from compress.session import Diverged, Sees, Session, Stateful
+from compress.stage import Stage, State
+from compress.watch import class_entropy, largest_share, variety
+from reports.pictures import grid
+from teachers.networks.network import Network
+from teachers.signature import Signature
+from teachers.spec import Field, spec
+from teachers.teacher import Teacher
+from teachers.train import cosine
+
+Preset = Literal["default", "official", "zskt"]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+_HELD = 2048  # samples that are held out, to choose by
+_A_TIME = 32  # of them from the generator of one epoch
+_RUNS_IN = 100  # student steps after which its batch norms may be trusted while the generator learns
+_PATIENCE = 3  # losses in a row that are not finite before the last good state comes back
+_RESCUES = 5  # times that this may happen
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the presets differ in; the fields of DFAD say what each means."""
+
+    distance: Distance
+    batches: Literal["fresh", "shared"]
+    student_steps: int
+    student_mode: Literal["train", "frozen", "eval"]
+    schedule: Literal["constant", "cosine"]
+    clip: float | None
+    center: bool = False
+    batch_norm: float = 0.0
+    one_hot: float = 0.0
+    balance: float = 0.0
+    replay: float = 0.0
+    average: float = 0.0
+    features: float = 0.0
+    enough: float | None = None
+
+
+PRESETS: Mapping[Preset, Options] = {
+    "official": Options("l1", "fresh", 5, "train", "constant", None),
+    "zskt": Options("kl", "shared", 10, "train", "cosine", 5.0),
+    "default": Options("l1", "shared", 5, "eval", "cosine", 5.0, replay=0.5),
+}
+
+
+@spec
+class DFAD(Stage):
+    """Let a student learn from images that a generator draws where it is furthest from the teacher.
+
+        min over student  max over generator   E_z  distance( S(G(z)), T(G(z)) )
+
+    Each round the student takes `student_steps` steps towards the teacher (SGD), the generator one step away (Adam,
+    through teacher and student both; priors of the teacher's own may be added to its loss). Nothing ties the
+    generator to the task's inputs: that the student is right on those is a hope, to be measured where it can be.
+
+    The student that is returned was chosen without labels: the one nearest to the teacher, by `losses.relative_gap`
+    smoothed, on held-out images of all generators so far. Collapse of the generator is watched for (`watch`) and
+    answered by drawing its first layer anew; losses that are not finite are skipped, then the last good state
+    comes back with half the generator's rate.
+
+    Takes the only teacher; the student is a fresh network (`student`), or the one so far, a pruned one say. Sees
+    nothing.
+    Source: Fang et al. 2019, arXiv 1912.11006; Micaelli and Storkey 2019, arXiv 1905.09768 (`zskt`). In the released
+    code gradients pile up in the teacher, testing moves the random stream, and the best epoch is picked on test; the
+    arithmetic of a step is that of `preset="official"`.
+    """
+
+    student: Network | None = None
+    """a fresh network; None goes on with the student so far"""
+    preset: Preset = "default"
+    """what the fields below are where they are None: "official" is the published loop without options, "zskt" the
+    same game with KL, "default" what measured best"""
+    epochs: Annotated[int, Field(ge=1)] = 40
+    """looks at the held-out images; a run resumes at the last"""
+    rounds: Annotated[int, Field(ge=1)] = 50
+    """generator steps an epoch"""
+    batch: Annotated[int, Field(ge=2)] = 128
+    """images a step"""
+    latent: Annotated[int, Field(ge=1)] = 100
+    """numbers that an image is drawn from"""
+    width: Annotated[int, Field(ge=1)] = 32
+    """channels of the generator's last layer but one"""
+    output: Output | None = None
+    """of the generator, see `adversaries.Generator`; None: pixels where the teacher's normalisation is known"""
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
+    """of the student; from scratch, that is: one with inherited weights wants a tenth or less"""
+    generator_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    """of the generator"""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """of the student's SGD"""
+    weight_decay: Weight = 5e-4
+    """of the student"""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """epochs in which the generator learns from its priors alone, before the student is touched"""
+    ascent: Ascent | None = None
+    """of the generator's loss; None: log for dense outputs, plain for classes"""
+    distance: Distance | None = None
+    """between the outputs: l1 of the logits, or the KL divergence"""
+    batches: Literal["fresh", "shared"] | None = None
+    """fresh images for every student step, or those of the generator's step for all of a round"""
+    student_steps: Annotated[int, Field(ge=1)] | None = None
+    """student steps a round"""
+    student_mode: Literal["train", "frozen", "eval"] | None = None
+    """of the student's norms while the generator learns: train, with batch statistics that are not remembered
+    (frozen), or eval once the student has taken 100 steps"""
+    schedule: Literal["constant", "cosine"] | None = None
+    """of both learning rates"""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """largest norm of either gradient"""
+    center: bool | None = None
+    """take each sample's mean over the classes off both outputs first"""
+    batch_norm: Weight | None = None
+    """weight of the prior that the teacher's batch norms see what they remember"""
+    one_hot: Weight | None = None
+    """weight of the prior that the teacher is sure"""
+    balance: Weight | None = None
+    """weight of the prior that all classes come up alike"""
+    replay: Share | None = None
+    """the share of the student's steps that go over images of earlier rounds"""
+    bank: Annotated[int, Field(ge=1)] = 8192
+    """how many images are kept for that"""
+    average: Share | None = None
+    """decay of the student's running average, which then is what is measured and returned; 0 takes none"""
+    features: Weight | None = None
+    """weight of matching the outputs of blocks whose shape is the same in student and teacher"""
+    enough: Annotated[float, Field(gt=0)] | None = None
+    """where the relative gap is above this the generator waits for the student"""
+
+    sees: ClassVar[Sees] = Sees.NOTHING
+
+    def options(self) -> Options:
+        """The preset, with the fields that were set in its place."""
+        preset = PRESETS[self.preset]
+        own = {name: getattr(self, name) for name in vars(preset)}
+        return replace(preset, **{name: value for name, value in own.items() if value is not None})
+
+    def __call__(self, state: State, session: Session) -> State:
+        """Play. Raises ValueError where the two networks or the generator do not fit, Diverged where nothing helps."""
+        teacher = state.teacher().to(session.device)
+        draft = state.draft() if self.student is None else self.student.build()
+        game = Game(self, teacher, session.place(draft), session)
+        for epoch in session.epochs(self.warmup, generator=game.generator, tease=game.tease):
+            told = [game.draw_towards_priors() for _ in range(self.rounds)]
+            session.log({"prior": sum(told) / len(told)}, epoch)
+
+        for epoch in session.epochs(self.epochs, **game.keep()):
+            game.remember()
+            for _ in range(self.rounds):
+                if game.options.batches == "fresh":
+                    game.teach()
+                    game.seek()
+                else:
+                    game.seek()
+                    game.teach()
+            session.log(game.look(epoch), epoch)
+
+        for title, svg in game.pictures().items():
+            session.picture(title, svg)
+        return replace(state, student=game.chosen().eval())
+
+
+class Game:
+    """Teacher, student and generator, and the moves of both players."""
+
+    def __init__(self, settings: DFAD, teacher: Teacher, student: nn.Module, session: Session) -> None:
+        self.settings, self.options, self.session = settings, settings.options(), session
+        self.teacher, self.student = teacher, student
+        fits(teacher, student)
+        self.generator = session.place(
+            Generator(teacher.signature, settings.latent, settings.width, settings.output)
+        )
+        self.norms = [
+            m for m in teacher.module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        ]
+        if self.options.batch_norm and not self.norms:
+            raise ValueError(
+                f"teacher {teacher.name!r} has no batch norm with running statistics: there is nothing that "
+                "batch_norm could hold the images to. Leave it out, or give one_hot and balance a weight"
+            )
+        if settings.warmup and not (self.options.batch_norm or self.options.one_hot or self.options.balance):
+            raise ValueError(
+                "a warm-up teaches the generator the priors, and none has a weight: set batch_norm, one_hot or balance"
+            )
+        self.blocks = shared_blocks(teacher, student) if self.options.features else ()
+        self.learn = torch.optim.SGD(
+            student.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
+        )
+        self.tease = torch.optim.Adam(self.generator.parameters(), settings.generator_lr)
+        rounds = session.epochs_of(settings.epochs) * settings.rounds
+        self.schedules = [
+            _schedule(self.options.schedule, self.learn, rounds * self.options.student_steps),
+            _schedule(self.options.schedule, self.tease, rounds),
+        ]
+        self.ascent: Ascent = settings.ascent or ("log" if self._answers(2).dim() > 2 else "plain")
+        self.past = Bank(settings.bank, session.device)
+        self.held = Bank(_HELD, session.device)
+        self.score = Score(student, self.options.average)
+        self.album = Album()
+        self.lesson: tuple[Tensor, Tensor] | None = None
+        self.sums: dict[str, list[float]] = {}
+        self.good: dict[str, Any] = {}
+        self.misses = 0
+
+    def keep(self) -> dict[str, Stateful]:
+        """All that a resumed game needs."""
+        return {
+            "student": self.student, "generator": self.generator, "learn": self.learn, "tease": self.tease,
+            "schedule": self.schedules[0], "pace": self.schedules[1], "past": self.past, "held": self.held,
+            "score": self.score, "album": self.album,
+        }  # fmt: skip
+
+    # -- the moves ----------------------------------------------------------------------------------------
+
+    def teach(self) -> None:
+        """The student's steps of a round: towards the teacher, on images that do not move."""
+        self.student.train()
+        for step in range(self.options.student_steps):
+            images, wanted = self._images(step)
+            with self._matched(images) as pairs, self.session.autocast():
+                given = self.student(images)
+            loss = gap = discrepancy(given, wanted, self.options.distance, center=self.options.center)
+            if pairs:
+                loss = loss + self.options.features * features_gap(*zip(*pairs, strict=True))
+            self.learn.zero_grad()
+            loss.backward()
+            if self._sound(loss, self.student):
+                self.learn.step()
+                self.score.follow(self.student)
+                self._tell(gap=gap.item())
+            self.schedules[0].step()
+
+    def seek(self) -> None:
+        """The generator's step: away from the student, no parameter of student or teacher has a part in it."""
+        waits = self.options.enough is not None and self._ratio() > self.options.enough
+        with torch.set_grad_enabled(not waits):
+            images = self.generator(self._latents())
+            with self._watched() as seen, self._student_mode(), self.session.autocast():
+                wanted = self.teacher(images)
+                given = self.student(images)
+            wanted, given = wanted.float(), given.float()
+            gap = discrepancy(given, wanted, self.options.distance, center=self.options.center)
+            loss = ascent(gap, self.ascent) + self._priors(wanted, seen)
+        if not waits:
+            self._step_generator(loss)
+        self._tell(distance=gap.item(), ratio=relative_gap(given.detach(), wanted.detach()).item())
+        self.lesson = (images.detach(), wanted.detach())
+        if self.options.replay:
+            self.past.add(*self.lesson, self.session.generator)
+        self.schedules[1].step()
+
+    def draw_towards_priors(self) -> float:
+        """A step of the generator with the teacher alone; what its priors lack."""
+        images = self.generator(self._latents())
+        with self._watched() as seen, self.session.autocast():
+            wanted = self.teacher(images)
+        loss = self._priors(wanted.float(), seen)
+        self._step_generator(loss)
+        return loss.item()
+
+    def _step_generator(self, loss: Tensor) -> None:
+        # Gradients of the generator alone: those of student and teacher are neither computed nor kept.
+        parameters = list(self.generator.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        if self._sound(loss, self.generator):
+            self.tease.step()
+
+    # -- what they play with ------------------------------------------------------------------------------
+
+    def _latents(self, count: int | None = None) -> Tensor:
+        shape = (count or self.settings.batch, self.settings.latent)
+        return torch.randn(shape, generator=self.session.generator).to(self.session.device)
+
+    @torch.no_grad()
+    def _answers(self, count: int) -> Tensor:
+        (images,) = self.teacher.signature.example(count)
+        return self.teacher(images.to(self.session.device))
+
+    @torch.no_grad()
+    def _draw(self, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """New images of the generator, and the teacher's answers."""
+        images = self.generator(self._latents(count))
+        with self.session.autocast():
+            return images, self.teacher(images).float()
+
+    def _images(self, step: int) -> tuple[Tensor, Tensor]:
+        """What student step number `step` of a round learns from."""
+        # Steps of a round that look back, as evenly spread as their share allows; never the first.
+        back = math.floor((step + 1) * self.options.replay) > math.floor(step * self.options.replay)
+        if back and len(self.past) > self.settings.batch:
+            return self.past.draw(self.settings.batch, self.session.generator)
+        if self.options.batches == "shared":
+            assert self.lesson is not None
+            return self.lesson
+        return self._draw()
+
+    def _priors(self, wanted: Tensor, seen: list[Tensor]) -> Tensor:
+        total = wanted.new_zeros(())
+        if self.options.batch_norm:
+            means: list[Any] = [norm.running_mean for norm in self.norms]
+            variances: list[Any] = [norm.running_var for norm in self.norms]
+            total = total + self.options.batch_norm * statistics_gap(seen, means, variances)
+        if self.options.one_hot:
+            total = total + self.options.one_hot * one_hot(wanted)
+        if self.options.balance:
+            total = total + self.options.balance * imbalance(wanted)
+        return total
+
+    @contextmanager
+    def _watched(self) -> Iterator[list[Tensor]]:
+        """What goes into the teacher's batch norms meanwhile, where somebody wants to know."""
+        seen: list[Tensor] = []
+        norms = self.norms if self.options.batch_norm else []
+        hooks = [norm.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for norm in norms]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
+    def _matched(self, images: Tensor) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Pairs (student's, teacher's) of what blocks give for `images`, filled while the student runs."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        if not self.blocks:
+            yield pairs
+            return
+        wanted: dict[str, Tensor] = {}
+        with _noted(self.teacher.module, self.blocks, wanted), torch.no_grad(), self.session.autocast():
+            self.teacher(images)
+        given: dict[str, Tensor] = {}
+        with _noted(self.student, self.blocks, given):
+            yield pairs
+        pairs += [(given[name], wanted[name]) for name in self.blocks]
+
+    @contextmanager
+    def _student_mode(self) -> Iterator[None]:
+        """The student as it is while the generator learns: its weights want no gradient, its norms as asked."""
+        mode = self.options.student_mode
+        if mode == "eval" and self.score.steps < _RUNS_IN:
+            mode = "frozen"
+        self.student.train(mode != "eval")
+        norms = [m for m in self.student.modules() if isinstance(m, _BatchNorm)] if mode == "frozen" else []
+        before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        self.student.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.student.requires_grad_(True)
+            for norm, momentum, tracked in before:
+                norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+    # -- guards -------------------------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        """Take this state as the last good one."""
+        self.good = copy.deepcopy(
+            {name: part.state_dict() for name, part in self.keep().items() if name in _PLAYERS}
+        )
+        self.sums = {}
+
+    def _sound(self, loss: Tensor, player: nn.Module) -> bool:
+        """Clip the player's gradient; False, and no step is to be taken, where loss or gradient is not finite."""
+        parameters = [p for p in player.parameters() if p.grad is not None]
+        limit = self.options.clip if self.options.clip is not None else math.inf
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if bool((loss.isfinite() & norm.isfinite()).item()):
+            self.misses = 0
+            return True
+        self.misses += 1
+        if self.misses >= _PATIENCE:
+            self._rescue()
+        return False
+
+    def _rescue(self) -> None:
+        self.misses = 0
+        self.score.rescues += 1
+        if self.score.rescues > _RESCUES or not self.good:
+            raise Diverged(
+                f"{self.session.name}: {_PATIENCE} losses in a row were not finite, {self.score.rescues} times over: "
+                "lower lr or generator_lr, set clip, or take fp32 in place of bf16"
+            )
+        for name, part in self.keep().items():
+            if name in _PLAYERS:
+                part.load_state_dict(copy.deepcopy(self.good[name]))
+        self.score.brake *= 0.5
+        pace = self.schedules[1]
+        pace.base_lrs = [0.5 * rate for rate in pace.base_lrs]
+        self.session.note(
+            f"{_PATIENCE} losses in a row were not finite: went back to the start of the epoch, with "
+            f"{self.score.brake:g} times the generator's rate"
+        )
+
+    # -- looking ------------------------------------------------------------------------------------------
+
+    def _tell(self, **values: float) -> None:
+        for name, value in values.items():
+            self.sums.setdefault(name, []).append(value)
+
+    def _ratio(self) -> float:
+        recent = self.sums.get("ratio", [])[-5:]
+        return sum(recent) / len(recent) if recent else 0.0
+
+    def look(self, epoch: int) -> dict[str, float]:
+        """Measure without labels, judge the student, answer a collapse; the numbers that matter."""
+        images, answers = self._draw(max(_A_TIME, 10 * self.teacher.signature.classes))
+        told = {name: sum(values) / len(values) for name, values in self.sums.items() if values}
+        told |= {
+            "class_entropy": class_entropy(answers), "largest_share": largest_share(answers),
+            "variety": variety(images),
+        }  # fmt: skip
+        self.held.add(images[:_A_TIME], answers[:_A_TIME], self.session.generator)
+        told |= self.score.judge(self.student, self.held, self.session, epoch, self.settings.epochs)
+        if epoch in Album.moments(self.session.epochs_of(self.settings.epochs)):
+            self.album.put(epoch, self.generator.pixels(images), answers)
+        if told["class_entropy"] < 0.5 or told["variety"] < 1e-2:
+            self.generator.revive()
+            self.tease.state.clear()
+            self.session.note(
+                f"epoch {epoch + 1}: the generator collapsed (class entropy {told['class_entropy']:.2f} of 1, variety "
+                f"{told['variety']:.3f}): its first layer was drawn anew"
+            )
+        return told
+
+    def pictures(self) -> dict[str, str]:
+        """What the generator drew, by the class that the teacher sees in it."""
+        return self.album.pictures(self.teacher.signature)
+
+    def chosen(self) -> nn.Module:
+        """The student of the epoch that was judged best."""
+        best = copy.deepcopy(self.student)
+        best.load_state_dict(self.score.best)
+        self.session.note(
+            f"chosen without labels: epoch {self.score.epoch + 1}, relative gap {self.score.ratio:.3f}, "
+            f"agreement {100 * self.score.agreement:.1f} % on {len(self.held)} held-out generated images"
+        )
+        return best
+
+
+_PLAYERS = ("student", "generator", "learn", "tease")
+
+
+class Score:
+    """Which student to return, judged on held-out images; and its running average, where one is kept."""
+
+    def __init__(self, student: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.mean = copy.deepcopy(student) if decay else None
+        self.best: dict[str, Tensor] = {}
+        self.epoch, self.ratio, self.agreement = -1, math.inf, 0.0
+        self.smooth, self.lowest = math.nan, math.inf
+        self.steps, self.rescues, self.brake = 0, 0, 1.0
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module) -> None:
+        """Count a step, and take it into the average."""
+        self.steps += 1
+        if self.mean is None:
+            return
+        # Early on the average is over what there is.
+        decay = min(self.decay, self.steps / (self.steps + 10))
+        for mine, its in zip(self.mean.state_dict().values(), student.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(its, 1 - decay)
+            else:
+                mine.copy_(its)
+
+    @torch.no_grad()
+    def judge(
+        self, student: nn.Module, held: Bank, session: Session, epoch: int, epochs: int
+    ) -> dict[str, float]:
+        """Agreement and relative gap on all held-out images; the best of the second half of the epochs is kept."""
+        network = self.mean if self.mean is not None else student
+        training = network.training
+        network.eval()
+        given, wanted = [], []
+        for images, answers in held.all():
+            with session.autocast():
+                given.append(network(images).float())
+            wanted.append(answers)
+        network.train(training)
+        mine, its = torch.cat(given), torch.cat(wanted)
+        ratio, agreement = (
+            relative_gap(mine, its).item(),
+            (mine.argmax(1) == its.argmax(1)).double().mean().item(),
+        )
+        self.smooth = ratio if math.isnan(self.smooth) else 0.5 * self.smooth + 0.5 * ratio
+        # Early students are measured on images of few generators: their numbers do not compare.
+        if not self.best or epoch < epochs // 2 or self.smooth <= self.lowest:
+            self.lowest = self.smooth
+            self.epoch, self.ratio, self.agreement = epoch, ratio, agreement
+            self.best = copy.deepcopy(network.state_dict())
+        return {"held_ratio": ratio, "agreement": agreement}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("mean", "best", "decay")}
+        return {**plain, "best": self.best, "mean": None if self.mean is None else self.mean.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        for name in vars(self):
+            if name not in ("mean", "decay"):
+                setattr(self, name, state[name])
+        if self.mean is not None:
+            self.mean.load_state_dict(state["mean"])
+
+
+class Album:
+    """Generated images of some epochs, as bytes: by class, the surest first."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Tensor] = {}
+
+    @staticmethod
+    def moments(epochs: int) -> set[int]:
+        """Early, half-way, and the last."""
+        return {0, epochs // 2, epochs - 1}
+
+    def put(self, epoch: int, pixels: Tensor, answers: Tensor) -> None:
+        """Keep up to eight images of each of the first ten classes: (classes, 8, channels, height, width), uint8."""
+        if answers.dim() > 2:
+            answers = answers.flatten(2).mean(2)
+        sure = answers.softmax(1)
+        page = torch.zeros(min(answers.shape[1], 10), 8, *pixels.shape[1:], dtype=torch.uint8)
+        for label in range(len(page)):
+            mine = (answers.argmax(1) == label).nonzero()[:, 0]
+            mine = mine[sure[mine, label].argsort(descending=True)][:8]
+            page[label, : len(mine)] = (pixels[mine] * 255).round().byte().cpu()
+        self.pages[str(epoch + 1)] = page
+
+    def pictures(self, signature: Signature) -> dict[str, str]:
+        """A picture an epoch."""
+        return {
+            f"DFAD: generated images, epoch {epoch}": grid(
+                [(signature.labels[row], images.tolist()) for row, images in enumerate(page)],
+                "by the class the teacher sees, the surest first; black where there was none",
+            )
+            for epoch, page in self.pages.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pages."""
+        return dict(self.pages)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Those pages."""
+        self.pages = dict(state)
+
+
+def fits(teacher: Teacher, student: nn.Module) -> None:
+    """Raises ValueError where the student does not answer as the teacher does, or the teacher hides its input."""
+    device = next(teacher.module.parameters()).device
+    inputs = tuple(x.to(device).requires_grad_() for x in teacher.signature.example(2))
+    training = student.training
+    try:
+        wanted, given = teacher(*inputs), student.eval()(*inputs)
+    except RuntimeError as problem:
+        raise ValueError(
+            f"teacher {teacher.name!r} or the student does not take gradients to inputs of "
+            f"{tuple(inputs[0].shape[1:])}: {problem}"
+        ) from problem
+    finally:
+        student.train(training)
+    discrepancy(given, wanted)
+    if not wanted.requires_grad:
+        raise ValueError(
+            f"teacher {teacher.name!r} passes no gradient to its input (no_grad or detach on the way): the generator "
+            "could not learn where the two differ"
+        )
+
+
+def shared_blocks(teacher: Teacher, student: nn.Module) -> tuple[str, ...]:
+    """Modules with children that both networks have by the same name and with outputs of the same shape.
+
+    Raises ValueError where there are none.
+    """
+    both = [
+        name
+        for name, part in student.named_modules()
+        if name and list(part.children()) and name in dict(teacher.module.named_modules())
+    ]
+    shapes: list[dict[str, torch.Size]] = []
+    inputs = teacher.signature.example(2)
+    for network in (teacher.module, student):
+        noted: dict[str, Tensor] = {}
+        device, training = next(network.parameters()).device, network.training
+        with _noted(network.eval(), both, noted), torch.no_grad():
+            network(*(x.to(device) for x in inputs))
+        network.train(training)
+        shapes.append({name: tensor.shape for name, tensor in noted.items()})
+    found = tuple(name for name in both if name in shapes[0] and shapes[0][name] == shapes[1].get(name))
+    if not found:
+        raise ValueError(
+            "features matches blocks that have the same name and the same output shape in student and teacher, and "
+            f"there are none among {', '.join(both[:8]) or 'no blocks at all'}: set features to 0"
+        )
+    return found
+
+
+@contextmanager
+def _noted(network: nn.Module, names: tuple[str, ...] | list[str], into: dict[str, Tensor]) -> Iterator[None]:
+    """Note what the named modules give."""
+    modules = dict(network.named_modules())
+
+    def hook(name: str) -> Any:
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                into[name] = output
+
+        return note
+
+    hooks = [modules[name].register_forward_hook(hook(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _schedule(kind: str, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    if kind == "cosine":
+        return cosine(optimizer, steps, 0)
+    return LambdaLR(optimizer, lambda _: 1.0)
