@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from compress.losses import fine
 from teachers.signature import Signature
 
 Output = Literal["pixels", "published"]
@@ -116,7 +117,7 @@ class Generator(nn.Module):
         """Latents (n, latent) -> images (n, channels, height, width), as the teacher takes them."""
         x = self.lift(z).view(len(z), -1, *self.start)
         # Autocast may hand out bf16: what a network is asked about stays in fp32.
-        x = self.head(self.body(x)).float()
+        x = fine(self.head(self.body(x)))
         if self.output == "pixels":
             return (torch.sigmoid(x) - self.mean) / self.std
         x = torch.tanh(x)

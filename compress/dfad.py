@@ -15,24 +15,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from compress.adversaries import Generator, Output
+from compress.album import Album
 from compress.bank import Bank
+from compress.choice import Choice
 from compress.losses import (
     Ascent,
     Distance,
     ascent,
     discrepancy,
     features_gap,
+    fine,
     imbalance,
     one_hot,
     relative_gap,
     statistics_gap,
 )
+from compress.match import fits, noted, shared_blocks
 from compress.session import Diverged, Sees, Session, Stateful
 from compress.stage import Stage, State
 from compress.watch import class_entropy, largest_share, variety
-from reports.pictures import grid
 from teachers.networks.network import Network
-from teachers.signature import Signature
 from teachers.spec import Field, spec
 from teachers.teacher import Teacher
 from teachers.train import cosine
@@ -225,7 +227,7 @@ class Game:
         self.ascent: Ascent = settings.ascent or ("log" if self._answers(2).dim() > 2 else "plain")
         self.past = Bank(settings.bank, session.device)
         self.held = Bank(_HELD, session.device)
-        self.score = Score(student, self.options.average)
+        self.choice = Choice(student, self.options.average)
         self.album = Album()
         self.lesson: tuple[Tensor, Tensor] | None = None
         self.sums: dict[str, list[float]] = {}
@@ -237,7 +239,7 @@ class Game:
         return {
             "student": self.student, "generator": self.generator, "learn": self.learn, "tease": self.tease,
             "schedule": self.schedules[0], "pace": self.schedules[1], "past": self.past, "held": self.held,
-            "score": self.score, "album": self.album,
+            "choice": self.choice, "album": self.album,
         }  # fmt: skip
 
     # -- the moves ----------------------------------------------------------------------------------------
@@ -256,7 +258,7 @@ class Game:
             loss.backward()
             if self._sound(loss, self.student):
                 self.learn.step()
-                self.score.follow(self.student)
+                self.choice.follow(self.student)
                 self._tell(gap=gap.item())
             self.schedules[0].step()
 
@@ -268,7 +270,7 @@ class Game:
             with self._watched() as seen, self._student_mode(), self.session.autocast():
                 wanted = self.teacher(images)
                 given = self.student(images)
-            wanted, given = wanted.float(), given.float()
+            wanted, given = fine(wanted), fine(given)
             gap = discrepancy(given, wanted, self.options.distance, center=self.options.center)
             loss = ascent(gap, self.ascent) + self._priors(wanted, seen)
         if not waits:
@@ -284,7 +286,7 @@ class Game:
         images = self.generator(self._latents())
         with self._watched() as seen, self.session.autocast():
             wanted = self.teacher(images)
-        loss = self._priors(wanted.float(), seen)
+        loss = self._priors(fine(wanted), seen)
         self._step_generator(loss)
         return loss.item()
 
@@ -312,7 +314,7 @@ class Game:
         """New images of the generator, and the teacher's answers."""
         images = self.generator(self._latents(count))
         with self.session.autocast():
-            return images, self.teacher(images).float()
+            return images, fine(self.teacher(images))
 
     def _images(self, step: int) -> tuple[Tensor, Tensor]:
         """What student step number `step` of a round learns from."""
@@ -357,10 +359,10 @@ class Game:
             yield pairs
             return
         wanted: dict[str, Tensor] = {}
-        with _noted(self.teacher.module, self.blocks, wanted), torch.no_grad(), self.session.autocast():
+        with noted(self.teacher.module, self.blocks, wanted), torch.no_grad(), self.session.autocast():
             self.teacher(images)
         given: dict[str, Tensor] = {}
-        with _noted(self.student, self.blocks, given):
+        with noted(self.student, self.blocks, given):
             yield pairs
         pairs += [(given[name], wanted[name]) for name in self.blocks]
 
@@ -368,7 +370,7 @@ class Game:
     def _student_mode(self) -> Iterator[None]:
         """The student as it is while the generator learns: its weights want no gradient, its norms as asked."""
         mode = self.options.student_mode
-        if mode == "eval" and self.score.steps < _RUNS_IN:
+        if mode == "eval" and self.choice.steps < _RUNS_IN:
             mode = "frozen"
         self.student.train(mode != "eval")
         norms = [m for m in self.student.modules() if isinstance(m, _BatchNorm)] if mode == "frozen" else []
@@ -407,21 +409,21 @@ class Game:
 
     def _rescue(self) -> None:
         self.misses = 0
-        self.score.rescues += 1
-        if self.score.rescues > _RESCUES or not self.good:
+        self.choice.rescues += 1
+        if self.choice.rescues > _RESCUES or not self.good:
             raise Diverged(
-                f"{self.session.name}: {_PATIENCE} losses in a row were not finite, {self.score.rescues} times over: "
+                f"{self.session.name}: {_PATIENCE} losses in a row were not finite, {self.choice.rescues} times over: "
                 "lower lr or generator_lr, set clip, or take fp32 in place of bf16"
             )
         for name, part in self.keep().items():
             if name in _PLAYERS:
                 part.load_state_dict(copy.deepcopy(self.good[name]))
-        self.score.brake *= 0.5
+        self.choice.brake *= 0.5
         pace = self.schedules[1]
         pace.base_lrs = [0.5 * rate for rate in pace.base_lrs]
         self.session.note(
             f"{_PATIENCE} losses in a row were not finite: went back to the start of the epoch, with "
-            f"{self.score.brake:g} times the generator's rate"
+            f"{self.choice.brake:g} times the generator's rate"
         )
 
     # -- looking ------------------------------------------------------------------------------------------
@@ -443,7 +445,7 @@ class Game:
             "variety": variety(images),
         }  # fmt: skip
         self.held.add(images[:_A_TIME], answers[:_A_TIME], self.session.generator)
-        told |= self.score.judge(self.student, self.held, self.session, epoch, self.settings.epochs)
+        told |= self.choice.judge(self.student, self.held, self.session, epoch, self.settings.epochs)
         if epoch in Album.moments(self.session.epochs_of(self.settings.epochs)):
             self.album.put(epoch, self.generator.pixels(images), answers)
         if told["class_entropy"] < 0.5 or told["variety"] < 1e-2:
@@ -462,193 +464,15 @@ class Game:
     def chosen(self) -> nn.Module:
         """The student of the epoch that was judged best."""
         best = copy.deepcopy(self.student)
-        best.load_state_dict(self.score.best)
+        best.load_state_dict(self.choice.best)
         self.session.note(
-            f"chosen without labels: epoch {self.score.epoch + 1}, relative gap {self.score.ratio:.3f}, "
-            f"agreement {100 * self.score.agreement:.1f} % on {len(self.held)} held-out generated images"
+            f"chosen without labels: epoch {self.choice.epoch + 1}, relative gap {self.choice.ratio:.3f}, "
+            f"agreement {100 * self.choice.agreement:.1f} % on {len(self.held)} held-out generated images"
         )
         return best
 
 
 _PLAYERS = ("student", "generator", "learn", "tease")
-
-
-class Score:
-    """Which student to return, judged on held-out images; and its running average, where one is kept."""
-
-    def __init__(self, student: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.mean = copy.deepcopy(student) if decay else None
-        self.best: dict[str, Tensor] = {}
-        self.epoch, self.ratio, self.agreement = -1, math.inf, 0.0
-        self.smooth, self.lowest = math.nan, math.inf
-        self.steps, self.rescues, self.brake = 0, 0, 1.0
-
-    @torch.no_grad()
-    def follow(self, student: nn.Module) -> None:
-        """Count a step, and take it into the average."""
-        self.steps += 1
-        if self.mean is None:
-            return
-        # Early on the average is over what there is.
-        decay = min(self.decay, self.steps / (self.steps + 10))
-        for mine, its in zip(self.mean.state_dict().values(), student.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(its, 1 - decay)
-            else:
-                mine.copy_(its)
-
-    @torch.no_grad()
-    def judge(
-        self, student: nn.Module, held: Bank, session: Session, epoch: int, epochs: int
-    ) -> dict[str, float]:
-        """Agreement and relative gap on all held-out images; the best of the second half of the epochs is kept."""
-        network = self.mean if self.mean is not None else student
-        training = network.training
-        network.eval()
-        given, wanted = [], []
-        for images, answers in held.all():
-            with session.autocast():
-                given.append(network(images).float())
-            wanted.append(answers)
-        network.train(training)
-        mine, its = torch.cat(given), torch.cat(wanted)
-        ratio, agreement = (
-            relative_gap(mine, its).item(),
-            (mine.argmax(1) == its.argmax(1)).double().mean().item(),
-        )
-        self.smooth = ratio if math.isnan(self.smooth) else 0.5 * self.smooth + 0.5 * ratio
-        # Early students are measured on images of few generators: their numbers do not compare.
-        if not self.best or epoch < epochs // 2 or self.smooth <= self.lowest:
-            self.lowest = self.smooth
-            self.epoch, self.ratio, self.agreement = epoch, ratio, agreement
-            self.best = copy.deepcopy(network.state_dict())
-        return {"held_ratio": ratio, "agreement": agreement}
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("mean", "best", "decay")}
-        return {**plain, "best": self.best, "mean": None if self.mean is None else self.mean.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        for name in vars(self):
-            if name not in ("mean", "decay"):
-                setattr(self, name, state[name])
-        if self.mean is not None:
-            self.mean.load_state_dict(state["mean"])
-
-
-class Album:
-    """Generated images of some epochs, as bytes: by class, the surest first."""
-
-    def __init__(self) -> None:
-        self.pages: dict[str, Tensor] = {}
-
-    @staticmethod
-    def moments(epochs: int) -> set[int]:
-        """Early, half-way, and the last."""
-        return {0, epochs // 2, epochs - 1}
-
-    def put(self, epoch: int, pixels: Tensor, answers: Tensor) -> None:
-        """Keep up to eight images of each of the first ten classes: (classes, 8, channels, height, width), uint8."""
-        if answers.dim() > 2:
-            answers = answers.flatten(2).mean(2)
-        sure = answers.softmax(1)
-        page = torch.zeros(min(answers.shape[1], 10), 8, *pixels.shape[1:], dtype=torch.uint8)
-        for label in range(len(page)):
-            mine = (answers.argmax(1) == label).nonzero()[:, 0]
-            mine = mine[sure[mine, label].argsort(descending=True)][:8]
-            page[label, : len(mine)] = (pixels[mine] * 255).round().byte().cpu()
-        self.pages[str(epoch + 1)] = page
-
-    def pictures(self, signature: Signature) -> dict[str, str]:
-        """A picture an epoch."""
-        return {
-            f"DFAD: generated images, epoch {epoch}": grid(
-                [(signature.labels[row], images.tolist()) for row, images in enumerate(page)],
-                "by the class the teacher sees, the surest first; black where there was none",
-            )
-            for epoch, page in self.pages.items()
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """The pages."""
-        return dict(self.pages)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Those pages."""
-        self.pages = dict(state)
-
-
-def fits(teacher: Teacher, student: nn.Module) -> None:
-    """Raises ValueError where the student does not answer as the teacher does, or the teacher hides its input."""
-    device = next(teacher.module.parameters()).device
-    inputs = tuple(x.to(device).requires_grad_() for x in teacher.signature.example(2))
-    training = student.training
-    try:
-        wanted, given = teacher(*inputs), student.eval()(*inputs)
-    except RuntimeError as problem:
-        raise ValueError(
-            f"teacher {teacher.name!r} or the student does not take gradients to inputs of "
-            f"{tuple(inputs[0].shape[1:])}: {problem}"
-        ) from problem
-    finally:
-        student.train(training)
-    discrepancy(given, wanted)
-    if not wanted.requires_grad:
-        raise ValueError(
-            f"teacher {teacher.name!r} passes no gradient to its input (no_grad or detach on the way): the generator "
-            "could not learn where the two differ"
-        )
-
-
-def shared_blocks(teacher: Teacher, student: nn.Module) -> tuple[str, ...]:
-    """Modules with children that both networks have by the same name and with outputs of the same shape.
-
-    Raises ValueError where there are none.
-    """
-    both = [
-        name
-        for name, part in student.named_modules()
-        if name and list(part.children()) and name in dict(teacher.module.named_modules())
-    ]
-    shapes: list[dict[str, torch.Size]] = []
-    inputs = teacher.signature.example(2)
-    for network in (teacher.module, student):
-        noted: dict[str, Tensor] = {}
-        device, training = next(network.parameters()).device, network.training
-        with _noted(network.eval(), both, noted), torch.no_grad():
-            network(*(x.to(device) for x in inputs))
-        network.train(training)
-        shapes.append({name: tensor.shape for name, tensor in noted.items()})
-    found = tuple(name for name in both if name in shapes[0] and shapes[0][name] == shapes[1].get(name))
-    if not found:
-        raise ValueError(
-            "features matches blocks that have the same name and the same output shape in student and teacher, and "
-            f"there are none among {', '.join(both[:8]) or 'no blocks at all'}: set features to 0"
-        )
-    return found
-
-
-@contextmanager
-def _noted(network: nn.Module, names: tuple[str, ...] | list[str], into: dict[str, Tensor]) -> Iterator[None]:
-    """Note what the named modules give."""
-    modules = dict(network.named_modules())
-
-    def hook(name: str) -> Any:
-        def note(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                into[name] = output
-
-        return note
-
-    hooks = [modules[name].register_forward_hook(hook(name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 def _schedule(kind: str, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:

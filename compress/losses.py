@@ -14,8 +14,8 @@ Distance = Literal["l1", "kl"]
 Ascent = Literal["plain", "log"]
 
 
-def _fine(tensor: Tensor) -> Tensor:
-    # Sums of bf16 would lose what they sum; float64 stays what it is.
+def fine(tensor: Tensor) -> Tensor:
+    """In fp32 at least: sums of bf16 would lose what they sum; float64 stays what it is."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -27,7 +27,7 @@ def output_matching(student: Tensor, teacher: Tensor, reduction: Reduction = "pa
 
     Source: Lin et al. 2019 (GAL), the data term.
     """
-    squared = (_fine(student) - _fine(teacher)).square()
+    squared = (fine(student) - fine(teacher)).square()
     return squared.mean() if reduction == "mean" else squared.sum() / (2 * len(squared))
 
 
@@ -40,13 +40,13 @@ def discriminator_loss(on_teacher: Tensor, on_student: Tensor, regularisation: f
     are equal its optimum is D = 2/3 and the loss 1.910; a = 0 is the plain game, 1.386 there.
     Source: Lin et al. 2019.
     """
-    plain = F.softplus(-_fine(on_teacher)).mean() + F.softplus(_fine(on_student)).mean()
-    return plain + regularisation * F.softplus(-_fine(on_student)).mean()
+    plain = F.softplus(-fine(on_teacher)).mean() + F.softplus(fine(on_student)).mean()
+    return plain + regularisation * F.softplus(-fine(on_student)).mean()
 
 
 def generator_loss(on_student: Tensor) -> Tensor:
     """The student's side of the game, non-saturating: BCE(D(f_student), 1), from D's logits."""
-    return F.softplus(-_fine(on_student)).mean()
+    return F.softplus(-fine(on_student)).mean()
 
 
 def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
@@ -55,8 +55,8 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> 
     Zero where student equals teacher; T^2 keeps the gradient's size independent of T.
     Source: Hinton et al. 2015.
     """
-    log_student = torch.log_softmax(_fine(student) / temperature, dim=-1)
-    log_teacher = torch.log_softmax(_fine(teacher) / temperature, dim=-1)
+    log_student = torch.log_softmax(fine(student) / temperature, dim=-1)
+    log_teacher = torch.log_softmax(fine(teacher) / temperature, dim=-1)
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
     return temperature**2 * divergence.mean()
 
@@ -81,7 +81,7 @@ def discrepancy(
             f"student and teacher give different outputs, {tuple(student.shape)} and {tuple(teacher.shape)}: "
             "a distance needs the same classes (and the same size) of both"
         )
-    student, teacher = _fine(student), _fine(teacher)
+    student, teacher = fine(student), fine(teacher)
     if center and student.dim() > 1:
         student, teacher = student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)
     if distance == "l1":
@@ -101,7 +101,7 @@ def ascent(gap: Tensor, form: Ascent = "plain") -> Tensor:
 
 def relative_gap(student: Tensor, teacher: Tensor) -> Tensor:
     """The l1 discrepancy in units of the teacher's own spread: mean |s - t| / mean |t - mean over classes of t|."""
-    teacher = _fine(teacher)
+    teacher = fine(teacher)
     spread = (
         (teacher - teacher.mean(1, keepdim=True)).abs().mean()
         if teacher.shape[1] > 1
@@ -115,7 +115,7 @@ def one_hot(teacher: Tensor) -> Tensor:
 
     Source: Chen et al. 2019 (DAFL).
     """
-    return F.cross_entropy(_fine(teacher), teacher.argmax(1))
+    return F.cross_entropy(fine(teacher), teacher.argmax(1))
 
 
 def imbalance(teacher: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def imbalance(teacher: Tensor) -> Tensor:
 
     Outputs (n, K, ...). Source: Chen et al. 2019 (DAFL), the information entropy term.
     """
-    mean = _fine(teacher).softmax(1).transpose(0, 1).flatten(1).mean(1).clamp_min(1e-12)
+    mean = fine(teacher).softmax(1).transpose(0, 1).flatten(1).mean(1).clamp_min(1e-12)
     return (mean * mean.log()).sum()
 
 
@@ -135,7 +135,7 @@ def statistics_gap(inputs: Sequence[Tensor], means: Sequence[Tensor], variances:
     """
     total = inputs[0].new_zeros((), dtype=torch.float32)
     for x, mean, variance in zip(inputs, means, variances, strict=True):
-        flat = _fine(x).transpose(0, 1).flatten(1)
+        flat = fine(x).transpose(0, 1).flatten(1)
         total = total + (flat.mean(1) - mean).norm() + (flat.var(1, correction=0) - variance).norm()
     return total
 
@@ -143,7 +143,7 @@ def statistics_gap(inputs: Sequence[Tensor], means: Sequence[Tensor], variances:
 def features_gap(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """The mean over layers of |f_s - f_t|^2 / |f_t|^2, features of any shape, the same of both."""
     gaps = [
-        (_fine(s) - _fine(t)).square().sum() / _fine(t).square().sum().clamp_min(1e-12)
+        (fine(s) - fine(t)).square().sum() / fine(t).square().sum().clamp_min(1e-12)
         for s, t in zip(student, teacher, strict=True)
     ]
     return torch.stack(gaps).mean()
