@@ -48,12 +48,12 @@ def shared_blocks(teacher: Teacher, student: nn.Module) -> tuple[str, ...]:
     shapes: list[dict[str, torch.Size]] = []
     inputs = teacher.signature.example(2)
     for network in (teacher.module, student):
-        noted: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         device, training = next(network.parameters()).device, network.training
-        with noted(network.eval(), both, noted), torch.no_grad():
+        with noted(network.eval(), both, outputs), torch.no_grad():
             network(*(x.to(device) for x in inputs))
         network.train(training)
-        shapes.append({name: tensor.shape for name, tensor in noted.items()})
+        shapes.append({name: tensor.shape for name, tensor in outputs.items()})
     found = tuple(name for name in both if name in shapes[0] and shapes[0][name] == shapes[1].get(name))
     if not found:
         raise ValueError(
