@@ -3,7 +3,7 @@
 A new method joins by one line in `RECIPES`.
 """
 
-from compress import GAL, KSE, Finetune, Prune, Recalibrate
+from compress import DFAD, GAL, KSE, Finetune, Prune, Recalibrate
 from compress.stage import Stage
 from recipes.recipe import Recipe
 from teachers.networks import DigitsCNN
@@ -11,6 +11,7 @@ from teachers.tasks import Toy
 from teachers.teacher import Checkpoint
 from teachers.train import Train
 
+FEW = {"epochs": 2, "rounds": 2, "batch": 16, "latent": 8, "width": 4}
 TASK = Toy(samples=160, batch=32)
 TEACHER = Checkpoint(
     name="toy", network=DigitsCNN(classes=3), task=TASK, train=Train(epochs=4, lr=0.05, warmup=1)
@@ -31,6 +32,8 @@ RECIPES = {
         _toy("finetune-labels", Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1)),
         _toy("recalibrate", Recalibrate(batches=4)),
         _toy("kse", KSE(granularity=5), Finetune(epochs=2, lr=0.01)),
+        _toy("dfad", DFAD(student=DigitsCNN(classes=3, widths=(8, 8, 8)), batch_norm=1.0, warmup=1, **FEW)),
+        _toy("no-data", Prune(macs=0.5), DFAD(lr=0.01, average=0.9, **FEW)),
         _toy("gal-kse", GAL(macs=0.5, epochs=1), Finetune(epochs=1), KSE(half=True), Finetune(epochs=1)),
     )
 }

@@ -1,11 +1,12 @@
-"""The discriminator: what it can see, and in which units."""
+"""The discriminator: what it can see, and in which units. The generator: what it draws."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from compress.adversaries import Discriminator
+from compress.adversaries import Discriminator, Generator
 from compress.losses import discriminator_loss
+from teachers.signature import Signature
 
 
 def draw(n: int, k: int, seed: int = 0) -> Tensor:
@@ -112,3 +113,61 @@ def test_it_tells_apart_what_an_affine_map_cannot() -> None:
         losses[official] = loss.item()
     assert losses[False] < 1.0  # 1.386 is blind
     assert losses[True] > 1.37
+
+
+# -- the generator ------------------------------------------------------------------------------------------
+
+
+def signature(*shape: int, known: bool = True) -> Signature:
+    channels = shape[0]
+    return Signature((shape,), ("a", "b"), *(((0.3,) * channels, (0.2,) * channels) if known else ()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "latent", "millions"),
+    [((1, 32, 32), 100, 1.050), ((3, 32, 32), 256, 2.329), ((3, 128, 128), 256, 11.243)],
+)
+def test_sizes_of_the_published_generators(shape: tuple[int, ...], latent: int, millions: float) -> None:
+    made = Generator(signature(*shape), latent, 64)
+    assert sum(p.numel() for p in made.parameters()) / 1e6 == pytest.approx(millions, abs=5e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 12), (2, 32, 48), (3, 64, 96)])
+@pytest.mark.parametrize("known", [True, False])
+def test_images_of_every_size_with_gradients_to_all_of_it(shape: tuple[int, ...], known: bool) -> None:
+    torch.manual_seed(0)
+    made = Generator(signature(*shape, known=known), 6, 4)
+    images = made(draw(5, 6))
+    assert images.shape == (5, *shape)
+    (images * torch.randn_like(images)).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in made.parameters())
+    pixels = made.pixels(images)
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1 or made.even is not None
+
+
+def test_pixels_are_pixels_that_an_image_can_have() -> None:
+    torch.manual_seed(0)
+    made = Generator(signature(3, 32, 32), 6, 4)
+    with torch.no_grad():
+        made.head.weight.mul_(100)  # far beyond what a sigmoid lets through
+        images = made(draw(16, 6))
+    assert images.min().item() >= (0 - 0.3) / 0.2 - 1e-6
+    assert images.max().item() <= (1 - 0.3) / 0.2 + 1e-6
+    torch.testing.assert_close(made.pixels(images) * 1.0, images * 0.2 + 0.3)
+
+
+def test_the_published_form_holds_every_batch_at_mean_0_and_variance_1() -> None:
+    torch.manual_seed(0)
+    images = Generator(signature(3, 32, 32), 6, 4, output="published")(draw(16, 6))
+    torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(images.var((0, 2, 3), correction=0), torch.ones(3), atol=1e-2, rtol=0)
+
+
+def test_reviving_draws_the_first_layer_alone() -> None:
+    made = Generator(signature(1, 8, 8), 6, 4)
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    made.revive()
+    assert {n for n, t in made.state_dict().items() if not torch.equal(before[n], t)} == {
+        "lift.weight", "lift.bias",
+    }  # fmt: skip

@@ -1,10 +1,14 @@
 """Pictures as SVG: well-formed, every cell there, names escaped."""
 
+import base64
+import io
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from reports.pictures import kernels, strips
+from reports.pictures import grid, kernels, strips
 
 
 def rects(svg: str) -> list[dict[str, str]]:
@@ -32,7 +36,28 @@ def test_zeros_are_drawn_too() -> None:
     assert rects(kernels([("0", [[[0.0]]], [[[0.0]]])], ""))[0]["fill"] == "#808080"
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_holds_every_pixel(channels: int) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, channels, 4, 5))
+    svg = grid([("a<b", images[:2].tolist()), ("last", images[2:].tolist())], "said & done")
+    tree = ElementTree.fromstring(svg)
+    assert [node.text for node in tree.iter() if node.tag == "text"] == ["said & done", "a<b", "last"]
+    (picture,) = [node.attrib["href"] for node in tree.iter() if node.tag == "image"]
+    data = base64.b64decode(picture.removeprefix("data:image/png;base64,"))
+    with Image.open(io.BytesIO(data)) as file:
+        pixels = np.asarray(file).reshape(2 * 5, 2 * 6, channels)
+    for place, (row, column) in enumerate([(0, 0), (0, 1), (1, 0)]):
+        cut = pixels[row * 5 : row * 5 + 4, column * 6 : column * 6 + 5]
+        np.testing.assert_array_equal(cut, images[place].transpose(1, 2, 0))
+    assert not pixels[5:9, 6:].any()  # no second image in the second row
+
+
 def test_nothing_to_draw_is_an_error() -> None:
+    with pytest.raises(ValueError, match="an image"):
+        grid([], "")
+    with pytest.raises(ValueError, match="1 or 3 channels, not 2"):
+        grid([("two", [[[[0]], [[0]]]])], "")
     with pytest.raises(ValueError, match="a layer"):
         strips([], "")
     with pytest.raises(ValueError, match="a channel"):
