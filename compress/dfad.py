@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from compress.adversaries import Generator, Output
 from compress.album import Album
@@ -37,7 +36,7 @@ from compress.watch import class_entropy, largest_share, variety
 from teachers.networks.network import Network
 from teachers.spec import Field, spec
 from teachers.teacher import Teacher
-from teachers.train import cosine
+from teachers.train import constant, cosine
 
 Preset = Literal["default", "official", "zskt"]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -220,9 +219,10 @@ class Game:
         )
         self.tease = torch.optim.Adam(self.generator.parameters(), settings.generator_lr)
         rounds = session.epochs_of(settings.epochs) * settings.rounds
+        schedule = cosine if self.options.schedule == "cosine" else constant
         self.schedules = [
-            _schedule(self.options.schedule, self.learn, rounds * self.options.student_steps),
-            _schedule(self.options.schedule, self.tease, rounds),
+            schedule(self.learn, rounds * self.options.student_steps),
+            schedule(self.tease, rounds),
         ]
         self.ascent: Ascent = settings.ascent or ("log" if self._answers(2).dim() > 2 else "plain")
         self.past = Bank(settings.bank, session.device)
@@ -473,9 +473,3 @@ class Game:
 
 
 _PLAYERS = ("student", "generator", "learn", "tease")
-
-
-def _schedule(kind: str, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    if kind == "cosine":
-        return cosine(optimizer, steps, 0)
-    return LambdaLR(optimizer, lambda _: 1.0)

@@ -22,7 +22,7 @@ from teachers.signature import Signature
 from teachers.spec import Field, spec
 from teachers.task import Batch
 from teachers.teacher import Teacher
-from teachers.train import cosine
+from teachers.train import constant, cosine
 
 _PROBES = 8  # batches that the curvature of the masks is measured on
 _REACH = 30.0  # how far a ramp may raise the penalty, as a factor
@@ -72,7 +72,9 @@ class GAL(Stage):
     mask is worth, its value squared times its curvature over its cost. 1 lets the masks decide alone: measured, that is
     worse, for masks that reach 0 together in a few steps take each other's measure no more"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
-    """of the weights; a short warm-up, then a cosine"""
+    """of the weights, after a short warm-up"""
+    anneal: bool = True
+    """lower it along a cosine, which leaves the best network; False keeps it, for a Finetune that follows"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """of the weights' and the discriminator's SGD"""
     weight_decay: Annotated[float, Field(ge=0)] = 2e-4
@@ -133,7 +135,7 @@ class GAL(Stage):
             student.parameters(), self.lr, self.momentum,
             weight_decay=self.weight_decay, nesterov=self.momentum > 0,
         )  # fmt: skip
-        schedule = cosine(learn, search.steps, search.steps // 20)
+        schedule = (cosine if self.anneal else constant)(learn, search.steps, search.steps // 20)
         keep: dict[str, Stateful] = {"student": student, "masks": search, "discriminator": discriminator,
                 "learn": learn, "tell": tell, "schedule": schedule}  # fmt: skip
 

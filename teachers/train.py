@@ -30,10 +30,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRS
     lr * (1 + cos(pi * (t - W) / (T - W))) / 2,  which would reach 0 at step T. Step it after every batch.
     Raises ValueError where the warm-up leaves no step. Source: Loshchilov and Hutter 2017, one period.
     """
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"a warm-up of {warmup_steps} steps does not fit into {total_steps} steps: warm up for less"
-        )
+    _fits(total_steps, warmup_steps)
 
     def share(step: int) -> float:
         if step < warmup_steps:
@@ -42,6 +39,22 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRS
         return (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
     return LambdaLR(optimizer, share)
+
+
+def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LRScheduler:
+    """Raise the learning rate in a line over the warm-up, lr * (t + 1) / W, and keep it. Step it after every batch.
+
+    Raises ValueError where the warm-up leaves no step.
+    """
+    _fits(total_steps, warmup_steps)
+    return LambdaLR(optimizer, lambda step: min((step + 1) / max(warmup_steps, 1), 1.0))
+
+
+def _fits(total_steps: int, warmup_steps: int) -> None:
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"a warm-up of {warmup_steps} steps does not fit into {total_steps} steps: warm up for less"
+        )
 
 
 @torch.no_grad()

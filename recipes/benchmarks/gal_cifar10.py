@@ -63,9 +63,11 @@ class Remembering(Teacher):
 
 
 def stage_of(method: str, budget: float, round_to: int, search: int) -> Stage:
-    """The stage that a row measures: `gal`, `gal-block`, `gal-joint`, or a baseline by its importance."""
+    """The stage that a row measures: `gal`, `gal-warm`, `gal-block`, `gal-joint`, or a baseline by its importance."""
     if method == "gal":
         return GAL(macs=budget, round_to=round_to, epochs=search)
+    if method == "gal-warm":
+        return GAL(macs=budget, round_to=round_to, epochs=search, lr=0.03, anneal=False)
     if method == "gal-block":
         return GAL(macs=budget, round_to=round_to, epochs=search, structures=("block",))
     if method == "gal-joint":

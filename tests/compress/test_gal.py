@@ -346,6 +346,7 @@ CASES = {
     "the support freezes at the end": GAL(macs=0.5, epochs=4, ramp=1.0, decide=1.0),
     "no budget": GAL(l1=0.5, epochs=4, mask_lr=0.3, cost_aware=False),
     "official": GAL(macs=0.5, epochs=4, variant="official", mask_lr=0.01),
+    "a rate that stays": GAL(macs=0.5, epochs=4, anneal=False),
     "an interval that ends inside an epoch": GAL(macs=0.5, epochs=4, mask_interval=7),
 }
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from teachers.networks import DigitsCNN
 from teachers.task import Split, Splits
 from teachers.tasks import Digits, Toy
-from teachers.train import Train, accuracy, cosine
+from teachers.train import Train, accuracy, constant, cosine
 
 CPU = torch.device("cpu")
 
@@ -44,9 +44,9 @@ def teach(
 # -- the schedule ----------------------------------------
 
 
-def rates(total: int, warmup: int, lr: float = 0.4) -> list[float]:
+def rates(total: int, warmup: int, kind: Any = cosine, lr: float = 0.4) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
-    schedule = cosine(optimizer, total, warmup)
+    schedule = kind(optimizer, total, warmup)
     seen = []
     for _ in range(total + 2):
         seen.append(float(optimizer.param_groups[0]["lr"]))
@@ -64,10 +64,16 @@ def test_the_schedule_rises_in_a_line_and_falls_along_a_cosine() -> None:
     assert rates(total=3, warmup=0)[0] == 0.4
 
 
+def test_the_schedule_rises_in_a_line_and_stays() -> None:
+    assert rates(total=12, warmup=4, kind=constant) == pytest.approx([0.1, 0.2, 0.3, *[0.4] * 11])
+    assert rates(total=3, warmup=0, kind=constant) == [0.4] * 5
+
+
+@pytest.mark.parametrize("kind", [cosine, constant])
 @pytest.mark.parametrize(("total", "warmup"), [(4, 4), (4, 9), (0, 0), (4, -1)])
-def test_a_warm_up_that_leaves_no_step_is_refused(total: int, warmup: int) -> None:
+def test_a_warm_up_that_leaves_no_step_is_refused(total: int, warmup: int, kind: Any) -> None:
     with pytest.raises(ValueError, match=f"a warm-up of {warmup} steps does not fit into {total} steps"):
-        rates(total, warmup)
+        rates(total, warmup, kind)
 
 
 # -- training ----------------------------------------
