@@ -25,6 +25,7 @@ from teachers.teacher import Teacher
 from teachers.train import constant, cosine
 
 _PROBES = 8  # batches that the curvature of the masks is measured on
+_DRAWS = 8  # of random signs for each: with one, half of the support was chosen by their noise
 _REACH = 30.0  # how far a ramp may raise the penalty, as a factor
 
 
@@ -224,16 +225,20 @@ class Search:
     def _curvature(self, batches: list[Batch], session: Session) -> Tensor:
         """The diagonal of the data term's Gauss-Newton matrix, E[sum_k (d logit_k / d m_i)^2]: (units,), > 0.
 
-        By random signs v: the gradient of (1/n) sum v . logits has the second moment diag / n (Hutchinson).
+        By random signs v: the gradient of (1/n) sum v . logits has the second moment diag / n (Hutchinson). Each draw
+        gives the diagonal with a relative error of sqrt(2), so that 64 of them leave 18 %.
         """
         generator = torch.Generator().manual_seed(0)
         diagonal = torch.zeros_like(self.curvature)
         for batch in batches:
             with session.autocast():
                 logits = self.masks(*batch.inputs)
-            signs = (torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0).to(logits.device)
-            (gradient,) = torch.autograd.grad((logits.float() * signs).sum(), self.masks.values)
-            diagonal += gradient.square() / len(batch) / len(batches)
+            for draw in range(_DRAWS):
+                signs = (torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0).to(logits.device)
+                (gradient,) = torch.autograd.grad(
+                    (logits.float() * signs).sum(), self.masks.values, retain_graph=draw < _DRAWS - 1
+                )
+                diagonal += gradient.square() / len(batch) / len(batches) / _DRAWS
         scale = 1.0 if self.settings.reduction == "paper" else 2.0 / logits.shape[1]
         diagonal *= scale * self.settings.data_weight
         # A mask that hardly matters must not take an endless step: a floor of 2 % of the mean.
