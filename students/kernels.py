@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-_COPY = 40  # multiply-accumulates that take as long as copying one number of the input
+_COPY = 90  # multiply-accumulates that take as long as copying one number of the input (measured, generously)
 
 
 def bits(count: int) -> int:
@@ -121,7 +121,8 @@ class SharedConvolution(nn.Module):
             self._names, [entry for entry in self.shared if entry[0]], strict=True
         ):
             self.register_parameter(name, nn.Parameter(torch.zeros(channels, q, *self.kernel_size)))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
         starts = [place for place, (_, channels) in enumerate(self.shared) for _ in range(channels)]
         self.register_buffer("level", torch.tensor(starts, dtype=torch.uint8))
         size = sum(packed_bytes(self.outputs * n, q) for q, n in self.shared if 0 < q < self.outputs)
@@ -188,25 +189,37 @@ class SharedConvolution(nn.Module):
             self._layout = (*key, rows, torch.cat(self.channels()).argsort())
         return self._layout[4], self._layout[5]
 
-    def _dense(self) -> tuple[Tensor, Tensor | None]:
-        """The weight to convolve with, and which input channels it reads (None: all)."""
-        if self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in self.kernels)):
-            return self.weight(), None
-        # Looked at on every call, so it is done by hand: the tensors themselves, and whether they were written to.
-        if not self._ready or any(
-            table[name] is not tensor or tensor._version != version
-            for table, name, tensor, version in self._ready[0]
-        ):
-            weight = self.weight().detach()
-            read = self._read()
-            if read is not None:
-                weight = weight.index_select(0 if self.transposed else 1, read)
-            if weight.dim() == 4:
-                weight = weight.contiguous(memory_format=torch.channels_last)
-            tables: tuple[dict[str, Any], ...] = (self._parameters, self._buffers)
-            seen = [(table, n, t, t._version) for table in tables for n, t in table.items() if t is not None]
-            self._ready = (seen, weight, read)
-        return self._ready[1], self._ready[2]
+    def _prepare(self) -> None:
+        """Put the dense weight together for the calls to come, without the channels that are not worth reading."""
+        weight, read = self.weight().detach(), self._read()
+        if read is not None:
+            weight = weight.index_select(0 if self.transposed else 1, read)
+        if weight.dim() == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        tables: tuple[dict[str, Any], ...] = (self._parameters, self._buffers)
+        seen = [(table, n, t, t._version) for table in tables for n, t in table.items() if t is not None]
+        self._ready = (seen, read, *self._call(weight))
+
+    def _call(self, weight: Tensor) -> tuple[Any, tuple[Any, ...]]:
+        """The function that convolves with a dense weight, and what it takes after the input."""
+        dims, bias = len(self.kernel_size), self._parameters["bias"]
+        if dims == 0:
+            return F.linear, (weight, bias)
+        if self.transposed:
+            more: tuple[Any, ...] = (self.padding, self.output_padding, self.groups, self.dilation)
+            return _TRANSPOSED[dims], (weight, bias, self.stride, *more)
+        padding = self.padding if self.padding_mode == "zeros" else (0,) * dims
+        return _CONVOLUTIONS[dims], (weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _stale(self) -> bool:
+        """Whether there is no weight yet, or a tensor that it was made of is another, or was written to."""
+        if not self._ready:
+            return True
+        # A plain loop: it runs on every call, and a generator would take as long again.
+        for table, name, tensor, version in self._ready[0]:
+            if table[name] is not tensor or tensor._version != version:
+                return True
+        return False
 
     def _apply(self, fn: Any, recurse: bool = True) -> SharedConvolution:
         """As always; what was put together on another device or in another type is forgotten."""
@@ -225,21 +238,17 @@ class SharedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the convolution with the dense weight."""
-        weight, read = self._dense()
+        if self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in self.kernels)):
+            read, (function, arguments) = None, self._call(self.weight())
+        else:
+            if self._stale():
+                self._prepare()
+            _, read, function, arguments = self._ready
         if read is not None:
             x = x.index_select(-len(self.kernel_size) - 1, read)
-        dims, padding = len(self.kernel_size), self.padding
-        if dims == 0:
-            return F.linear(x, weight, self.bias)
-        if self.transposed:
-            assert not isinstance(padding, str), "a transposed convolution pads by numbers"
-            y = _TRANSPOSED[dims](
-                x, weight, self.bias, self.stride, padding, self.output_padding, self.groups, self.dilation
-            )
-            return y
         if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._around(), mode=self.padding_mode), (0,) * dims
-        y = _CONVOLUTIONS[dims](x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+            x = F.pad(x, self._around(), mode=self.padding_mode)
+        y: Tensor = function(x, *arguments)
         return y
 
     def _around(self) -> list[int]:

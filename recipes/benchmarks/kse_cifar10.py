@@ -13,6 +13,7 @@ are there.
 from __future__ import annotations
 
 import argparse
+import copy
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ from students.files import write_text
 from students.fold import folded
 from students.kernels import SharedConvolution, densified
 from students.structure import stored, stored_bytes
+from teachers.place import place
 from teachers.signature import Signature
 from teachers.teacher import Teacher
 from teachers.zoo import RESNET20_JPEG, RESNET56
@@ -123,13 +125,13 @@ def times(teachers: Path, seconds: float = 5.0) -> None:
     body = []
     for known in (RESNET20_JPEG, RESNET56):
         teacher = known.checkpoint.load(teachers)
-        forms = {"dense": teacher.module}
+        forms = {"dense": place(copy.deepcopy(teacher.module), "cpu")}
         for granularity in (4, 6):
             stage = KSE(granularity=granularity)
             student = stage(State((teacher,)), Session(sees=stage.sees)).student
             assert student is not None
             forms[f"G = {granularity}"] = student
-            forms[f"G = {granularity}, model.pt2"] = folded(densified(student))
+            forms[f"G = {granularity}, model.pt2"] = place(folded(densified(student)), "cpu")
         inputs = teacher.signature.example(1)
         found = latency(forms, inputs, batch_sizes=(1, 32), seconds=seconds * len(forms))
         for size in (1, 32):
