@@ -366,12 +366,12 @@ class Work:
         layer = empty(item.module, times, half=self.settings.half)
         rank = torch.searchsorted(torch.tensor([q for q, _ in times]), counts)
         layer.level.copy_(rank.to(torch.uint8))
-        kernels = iter(layer.kernels)
+        parts = iter(layer.parts())
         packed: list[Tensor] = []
         for q, _ in times:
             if q == 0:
                 continue
-            own = next(kernels)
+            own = next(parts)
             if q == item.outputs:
                 own.copy_(item.kernels.flatten(0, 1)[counts == q].view_as(own))
                 continue

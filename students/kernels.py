@@ -70,10 +70,11 @@ class SharedConvolution(nn.Module):
               (the channel is not read, and nothing of it is stored) to N / groups (all of them, without an index)
     half      centroids are rounded to 16 bits whenever the layer goes into evaluation mode, and stored so
 
-    Parameters: `kernels_i` (channels, q, *kernel_size), one for each q > 0; `bias` (N,). Buffers: `level` (C,), which
-    entry of `shared` each input channel belongs to; `packed`, the indices as bytes (`pack`; for every q between 1
-    and N / groups, row by row over (output, channel)). Other arguments are those of nn.Conv1d to nn.Conv3d, or of
-    their transposed kin (weight (C, N / groups, *kernel_size), no output padding left to the call).
+    Parameters: `kernels` (sum of q * channels, *kernel_size), entry by entry of `shared`, channel by channel (`parts`);
+    `bias` (N,). Buffers: `level` (C,), which entry of `shared` each input channel belongs to; `packed`, the indices as
+    bytes (`pack`; for every q between 1 and N / groups, row by row over (output, channel)). Other arguments are those
+    of nn.Conv1d to nn.Conv3d, or of their transposed kin (weight (C, N / groups, *kernel_size), no output padding left
+    to the call).
 
     Trains centroids and full kernels: the gradient of a centroid is the sum over the outputs that share it. In
     evaluation mode the dense weight is put together once, and again when a parameter has changed.
@@ -116,11 +117,8 @@ class SharedConvolution(nn.Module):
             )
         if counts and not 0 <= counts[0] <= counts[-1] <= self.outputs:
             raise ValueError(f"shared={self.shared}: a channel has between 0 and {self.outputs} kernels")
-        self._names = [f"kernels_{place}" for place in range(sum(q > 0 for q in counts))]
-        for name, (q, channels) in zip(
-            self._names, [entry for entry in self.shared if entry[0]], strict=True
-        ):
-            self.register_parameter(name, nn.Parameter(torch.zeros(channels, q, *self.kernel_size)))
+        total = sum(q * channels for q, channels in self.shared)
+        self.kernels = nn.Parameter(torch.zeros(total, *self.kernel_size))
         self.bias: nn.Parameter | None
         self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
         starts = [place for place, (_, channels) in enumerate(self.shared) for _ in range(channels)]
@@ -130,11 +128,11 @@ class SharedConvolution(nn.Module):
         self._layout: tuple[Any, ...] = ()
         self._ready: tuple[Any, ...] = ()
 
-    @property
-    def kernels(self) -> list[nn.Parameter]:
-        """The kernels of every entry of `shared` with q > 0."""
-        table = self._parameters
-        return [table[name] for name in self._names]  # type: ignore[misc]
+    def parts(self, of: Tensor | None = None) -> list[Tensor]:
+        """The kernels (or `of` as many values: their gradients) by entry of `shared`: (channels, q, *kernel_size)."""
+        entries = [(q, channels) for q, channels in self.shared if q]
+        flat = (self.kernels if of is None else of).split([q * channels for q, channels in entries])
+        return [part.unflatten(0, (channels, q)) for part, (q, channels) in zip(flat, entries, strict=True)]
 
     # -- the dense weight -------------------------------------------------------------------------------------
 
@@ -161,32 +159,30 @@ class SharedConvolution(nn.Module):
 
         Differentiable in the kernels; channels that are not read have zeros.
         """
-        rows, order = self._gathered()
-        dtype = self.kernels[0].dtype if len(self.kernels) else torch.get_default_dtype()
-        parts: list[Tensor] = []
-        kernels = iter(self.kernels)
-        for (q, channels), row in zip(self.shared, rows, strict=True):
-            if q:
-                own = next(kernels)
-                parts.append(own if row is None else own.flatten(0, 1)[row])
-            else:
-                shape = (channels, self.outputs, *self.kernel_size)
-                parts.append(torch.zeros(shape, dtype=dtype, device=self.level.device))
-        whole = torch.cat(parts)[order]  # (C, outputs, *kernel_size)
-        if not self.transposed:
+        rows, dropped = self._gathered()
+        whole = (
+            self.kernels[rows]
+            if not dropped
+            else torch.cat([self.kernels, self.kernels.new_zeros(1, *self.kernel_size)])[rows]
+        )
+        if not self.transposed:  # whole is (C, outputs, *kernel_size)
             grouped = whole.unflatten(0, (self.groups, self.in_channels // self.groups))
             whole = grouped.transpose(1, 2).flatten(0, 1)
         return whole
 
-    def _gathered(self) -> tuple[list[Tensor | None], Tensor]:
-        """Rows of each flattened parameter, (channels, outputs), and the order that puts channels in place."""
+    def _gathered(self) -> tuple[Tensor, bool]:
+        """The kernel each output of each channel takes, (C, outputs); and whether some take none: a row after all."""
         key = (self.level.data_ptr(), self.level._version, self.packed.data_ptr(), self.packed._version)
         if self._layout[:4] != key:
-            rows: list[Tensor | None] = []
-            for (q, channels), index in zip(self.shared, self.index(), strict=True):
-                own = torch.arange(channels, device=self.level.device)[:, None] * q
-                rows.append(None if index is None else index.T + own)
-            self._layout = (*key, rows, torch.cat(self.channels()).argsort())
+            rows = torch.full((self.in_channels, self.outputs), len(self.kernels), device=self.level.device)
+            start = 0
+            for (q, channels), members, index in zip(self.shared, self.channels(), self.index(), strict=True):
+                if q:
+                    own = torch.arange(channels, device=self.level.device)[:, None] * q + start
+                    every = torch.arange(self.outputs, device=self.level.device)
+                    rows[members] = own + (every if index is None else index.T)
+                start += q * channels
+            self._layout = (*key, rows, bool(self.shared) and self.shared[0][0] == 0)
         return self._layout[4], self._layout[5]
 
     def _prepare(self) -> None:
@@ -238,7 +234,7 @@ class SharedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the convolution with the dense weight."""
-        if self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in self.kernels)):
+        if self.training or (torch.is_grad_enabled() and self.kernels.requires_grad):
             read, (function, arguments) = None, self._call(self.weight())
         else:
             if self._stale():
@@ -268,9 +264,8 @@ class SharedConvolution(nn.Module):
         self._ready = ()
         if not mode and self.half_stored:
             with torch.no_grad():
-                for parameter in self.kernels:
-                    if parameter.device.type != "meta":
-                        parameter.copy_(parameter.half())
+                if self.kernels.device.type != "meta":
+                    self.kernels.copy_(self.kernels.half())
         return self
 
     def dense(self) -> nn.Module:

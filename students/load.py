@@ -167,10 +167,7 @@ def state(module: nn.Module, network: Mapping[str, Any]) -> dict[str, Tensor]:
 def halved(module: nn.Module) -> set[str]:
     """Names of the parameters that a weights file keeps in 16 bits: kernels that are shared, by option."""
     return {
-        f"{name}.kernels_{key}"
-        for name, inner in module.named_modules()
-        if getattr(inner, "half_stored", False)
-        for key in range(len(inner.kernels))  # type: ignore[arg-type]
+        f"{name}.kernels" for name, inner in module.named_modules() if getattr(inner, "half_stored", False)
     }
 
 

@@ -100,9 +100,7 @@ def sizes(teachers: Path) -> None:
         if not fields.get("cut_unread", True):
             off = f"{weight_error(teacher.module, student):.4f}"
         params = sum(m.numbers() for m in student.modules() if isinstance(m, SharedConvolution))
-        params += sum(
-            p.numel() for n, p in student.named_parameters() if not n.split(".")[-1].startswith("kernels_")
-        )
+        params += sum(p.numel() for n, p in student.named_parameters() if n.split(".")[-1] != "kernels")
         body.append(
             (
                 ", ".join(f"{k}={v}" for k, v in fields.items()),

@@ -67,7 +67,7 @@ def slow_weight(layer: SharedConvolution) -> Tensor:
     indices = layer.index()
     for place, (q, _) in enumerate(layer.shared):
         members = [c for c, level in enumerate(layer.level.tolist()) if level == place]
-        own = [p for p in layer.kernels if p.shape[1] == q]
+        own = [p for p in layer.parts() if p.shape[1] == q]
         for position, channel in enumerate(members):
             for output in range(layer.outputs):
                 if q:
@@ -109,17 +109,17 @@ def test_it_answers_and_learns_as_the_convolution_with_its_weight(name: str) -> 
     gradient = ordinary.weight.grad
     if not layer.transposed:
         gradient = gradient.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
-    indices, kernels = layer.index(), iter(layer.kernels)
+    indices, slopes = layer.index(), iter(layer.parts(layer.kernels.grad))
     for place, (q, channels) in enumerate(layer.shared):
         if not q:
             continue
-        own, members = next(kernels), (layer.level == place).nonzero()[:, 0]
+        own, members = next(slopes), (layer.level == place).nonzero()[:, 0]
         want = torch.zeros_like(own)
         for position in range(channels):
             for output in range(layer.outputs):
                 which = output if indices[place] is None else int(indices[place][output, position])
                 want[position, which] += gradient[members[position], output]
-        torch.testing.assert_close(own.grad, want, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(own, want, rtol=1e-10, atol=1e-10)
     layer.eval()
     with torch.no_grad():
         torch.testing.assert_close(layer(x), ordinary(x), rtol=1e-12, atol=1e-12)
@@ -162,13 +162,13 @@ def test_the_dense_weight_is_put_together_once_and_anew_when_something_changed(m
         layer(x)
         before = layer(x)
         assert len(calls) == 1
-        layer.kernels[0].mul_(2)
+        layer.parts()[0].mul_(2)
         assert not torch.equal(layer(x), before)
         assert len(calls) == 2
         layer.packed.copy_(pack(torch.zeros(6, 2), 2))
         torch.testing.assert_close(layer(x), layer.dense()(x))
     layer(x).sum().backward()  # in evaluation mode, too
-    assert layer.kernels[0].grad is not None
+    assert layer.kernels.grad is not None
 
 
 def test_channels_not_read_are_picked_out_where_that_pays() -> None:
@@ -215,7 +215,7 @@ def test_a_compact_folder_is_smaller_and_needs_nobody(half: bool, tmp_path) -> N
     assert set(proof.forms) == {"model.pt2", "load.py"}
     assert max(form.relative_difference for form in proof.forms.values()) < 1e-5
     held = load_file(folder / "weights.safetensors")
-    assert held["3.kernels_0"].dtype == (torch.float16 if half else torch.float32)
+    assert held["3.kernels"].dtype == (torch.float16 if half else torch.float32)
     assert held["0.packed"].dtype == torch.uint8
     plain = tmp_path / "plain"
     compact.save(densified(student), plain, SIGNATURE)
@@ -253,9 +253,9 @@ def test_a_compact_folder_is_smaller_and_needs_nobody(half: bool, tmp_path) -> N
 def test_sixteen_bits_survive_being_put_away_and_trained_on(tmp_path) -> None:
     student = network(half=True).train()
     with torch.no_grad():
-        student[3].kernels[0].add_(1e-4)
+        student[3].kernels.add_(1e-4)
     student.eval()
-    assert torch.equal(student[3].kernels[0], student[3].kernels[0].half().float())
+    assert torch.equal(student[3].kernels, student[3].kernels.half().float())
     compact.put_away(student, tmp_path)
     again = compact.take_out(tmp_path)
     for one, other in zip(student.parameters(), again.parameters(), strict=True):
@@ -288,7 +288,7 @@ def test_copies_are_independent() -> None:
     with torch.no_grad():
         before = layer(x)
         twin = copy.deepcopy(layer)
-        twin.kernels[0].zero_()
+        twin.parts()[0].zero_()
         assert torch.equal(layer(x), before)
         assert not torch.equal(twin(x), before)
     assert json.loads(json.dumps(layer.arguments()))["out_channels"] == 4
