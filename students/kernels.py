@@ -160,11 +160,10 @@ class SharedConvolution(nn.Module):
         Differentiable in the kernels; channels that are not read have zeros.
         """
         rows, dropped = self._gathered()
-        whole = (
-            self.kernels[rows]
-            if not dropped
-            else torch.cat([self.kernels, self.kernels.new_zeros(1, *self.kernel_size)])[rows]
-        )
+        kernels: Tensor = self.kernels
+        if dropped:
+            kernels = torch.cat([kernels, kernels.new_zeros(1, *self.kernel_size)])
+        whole = kernels[rows]
         if not self.transposed:  # whole is (C, outputs, *kernel_size)
             grouped = whole.unflatten(0, (self.groups, self.in_channels // self.groups))
             whole = grouped.transpose(1, 2).flatten(0, 1)
