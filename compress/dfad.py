@@ -266,8 +266,9 @@ class Game:
         """The generator's step: away from the student, no parameter of student or teacher has a part in it."""
         waits = self.options.enough is not None and self._ratio() > self.options.enough
         with torch.set_grad_enabled(not waits):
-            images = self.generator(self._latents())
+            latents = self._latents()
             with self._watched() as seen, self._student_mode(), self.session.autocast():
+                images = self.generator(latents)
                 wanted = self.teacher(images)
                 given = self.student(images)
             wanted, given = fine(wanted), fine(given)
@@ -283,9 +284,9 @@ class Game:
 
     def draw_towards_priors(self) -> float:
         """A step of the generator with the teacher alone; what its priors lack."""
-        images = self.generator(self._latents())
+        latents = self._latents()
         with self._watched() as seen, self.session.autocast():
-            wanted = self.teacher(images)
+            wanted = self.teacher(self.generator(latents))
         loss = self._priors(fine(wanted), seen)
         self._step_generator(loss)
         return loss.item()
@@ -312,8 +313,9 @@ class Game:
     @torch.no_grad()
     def _draw(self, count: int | None = None) -> tuple[Tensor, Tensor]:
         """New images of the generator, and the teacher's answers."""
-        images = self.generator(self._latents(count))
+        latents = self._latents(count)
         with self.session.autocast():
+            images = self.generator(latents)
             return images, fine(self.teacher(images))
 
     def _images(self, step: int) -> tuple[Tensor, Tensor]:
