@@ -211,9 +211,11 @@ def table() -> str:
             spread(r[s] for r in of) if s in of[0] else "–"
             for s in ("clustered", "recalibrated", "finetuned")
         ]
-        body.append((*key[:2], key[2], "16" if key[3] else "32", key[4], *steps, f"{of[0]['smaller']:.2f}x"))
+        body.append(
+            (*key[:2], key[2], "16" if key[3] else "32", key[4], key[5], *steps, f"{of[0]['smaller']:.2f}x")
+        )
     head = (
-        "network", "method", "G", "bits", "epochs", "clustered", "recalibrated", "fine-tuned", "file smaller",
+        "network", "method", "G", "bits", "epochs", "lr", "clustered", "recalibrated", "fine-tuned", "file smaller",
     )  # fmt: skip
     said = f"Mean ± standard deviation over seeds (how many), accuracy on test in %. {machine()}."
     return f"{said}\n\n{markdown(head, body)}\n"
