@@ -24,7 +24,7 @@ class Choice:
         self.best: dict[str, Tensor] = {}
         self.epoch, self.ratio, self.agreement = -1, math.inf, 0.0
         self.smooth, self.lowest = math.nan, math.inf
-        self.steps, self.rescues, self.brake = 0, 0, 1.0
+        self.steps = 0
 
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:

@@ -17,6 +17,7 @@ from compress.adversaries import Generator, Output
 from compress.album import Album
 from compress.bank import Bank
 from compress.choice import Choice
+from compress.guard import Guard
 from compress.losses import (
     Ascent,
     Distance,
@@ -30,7 +31,7 @@ from compress.losses import (
     statistics_gap,
 )
 from compress.match import fits, noted, shared_blocks
-from compress.session import Diverged, Sees, Session, Stateful
+from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
 from compress.watch import class_entropy, largest_share, variety
 from teachers.networks.network import Network
@@ -44,8 +45,6 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 _HELD = 2048  # samples that are held out, to choose by
 _A_TIME = 32  # of them from the generator of one epoch
 _RUNS_IN = 100  # student steps after which its batch norms may be trusted while the generator learns
-_PATIENCE = 3  # losses in a row that are not finite before the last good state comes back
-_RESCUES = 5  # times that this may happen
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ class DFAD(Stage):
             session.log({"prior": sum(told) / len(told)}, epoch)
 
         for epoch in session.epochs(self.epochs, **game.keep()):
-            game.remember()
+            game.begin()
             for _ in range(self.rounds):
                 if game.options.batches == "fresh":
                     game.teach()
@@ -231,16 +230,26 @@ class Game:
         self.album = Album()
         self.lesson: tuple[Tensor, Tensor] | None = None
         self.sums: dict[str, list[float]] = {}
-        self.good: dict[str, Any] = {}
-        self.misses = 0
+        players: dict[str, Stateful] = {
+            "student": student,
+            "generator": self.generator,
+            "learn": self.learn,
+            "tease": self.tease,
+        }
+        self.guard = Guard(players, self.schedules[1], self.options.clip, session)
 
     def keep(self) -> dict[str, Stateful]:
         """All that a resumed game needs."""
         return {
             "student": self.student, "generator": self.generator, "learn": self.learn, "tease": self.tease,
             "schedule": self.schedules[0], "pace": self.schedules[1], "past": self.past, "held": self.held,
-            "choice": self.choice, "album": self.album,
+            "choice": self.choice, "album": self.album, "guard": self.guard,
         }  # fmt: skip
+
+    def begin(self) -> None:
+        """Begin an epoch: from a state that is good, with no numbers yet."""
+        self.guard.remember()
+        self.sums = {}
 
     # -- the moves ----------------------------------------------------------------------------------------
 
@@ -256,7 +265,7 @@ class Game:
                 loss = loss + self.options.features * features_gap(*zip(*pairs, strict=True))
             self.learn.zero_grad()
             loss.backward()
-            if self._sound(loss, self.student):
+            if self.guard.sound(loss, self.student):
                 self.learn.step()
                 self.choice.follow(self.student)
                 self._tell(gap=gap.item())
@@ -296,7 +305,7 @@ class Game:
         parameters = list(self.generator.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
-        if self._sound(loss, self.generator):
+        if self.guard.sound(loss, self.generator):
             self.tease.step()
 
     # -- what they play with ------------------------------------------------------------------------------
@@ -387,47 +396,6 @@ class Game:
             for norm, momentum, tracked in before:
                 norm.momentum, norm.num_batches_tracked = momentum, tracked
 
-    # -- guards -------------------------------------------------------------------------------------------
-
-    def remember(self) -> None:
-        """Take this state as the last good one."""
-        self.good = copy.deepcopy(
-            {name: part.state_dict() for name, part in self.keep().items() if name in _PLAYERS}
-        )
-        self.sums = {}
-
-    def _sound(self, loss: Tensor, player: nn.Module) -> bool:
-        """Clip the player's gradient; False, and no step is to be taken, where loss or gradient is not finite."""
-        parameters = [p for p in player.parameters() if p.grad is not None]
-        limit = self.options.clip if self.options.clip is not None else math.inf
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        if bool((loss.isfinite() & norm.isfinite()).item()):
-            self.misses = 0
-            return True
-        self.misses += 1
-        if self.misses >= _PATIENCE:
-            self._rescue()
-        return False
-
-    def _rescue(self) -> None:
-        self.misses = 0
-        self.choice.rescues += 1
-        if self.choice.rescues > _RESCUES or not self.good:
-            raise Diverged(
-                f"{self.session.name}: {_PATIENCE} losses in a row were not finite, {self.choice.rescues} times over: "
-                "lower lr or generator_lr, set clip, or take fp32 in place of bf16"
-            )
-        for name, part in self.keep().items():
-            if name in _PLAYERS:
-                part.load_state_dict(copy.deepcopy(self.good[name]))
-        self.choice.brake *= 0.5
-        pace = self.schedules[1]
-        pace.base_lrs = [0.5 * rate for rate in pace.base_lrs]
-        self.session.note(
-            f"{_PATIENCE} losses in a row were not finite: went back to the start of the epoch, with "
-            f"{self.choice.brake:g} times the generator's rate"
-        )
-
     # -- looking ------------------------------------------------------------------------------------------
 
     def _tell(self, **values: float) -> None:
@@ -472,6 +440,3 @@ class Game:
             f"agreement {100 * self.choice.agreement:.1f} % on {len(self.held)} held-out generated images"
         )
         return best
-
-
-_PLAYERS = ("student", "generator", "learn", "tease")

@@ -24,7 +24,7 @@ from compress.dfad import DFAD
 from compress.session import Session, Stateful
 from compress.stage import State
 from recipes.benchmarks.gal_cifar10 import RESULTS
-from recipes.benchmarks.rows import Rows, machine, markdown, spread
+from recipes.benchmarks.rows import Rows, of_scores, spread
 from reports.evaluate import TestScore, evaluate
 from students.files import write_text
 from teachers.networks import LeNet5
@@ -125,8 +125,7 @@ def table() -> str:
     head = (
         "preset", "fields", "epochs", "worst seed", "chosen", "last", "oracle", "CPU s", "at 60 s", "120 s", "300 s",
     )  # fmt: skip
-    said = f"Accuracy on test in %, mean ± standard deviation over seeds (how many). {machine()}."
-    return f"{said}\n\n{markdown(head, body)}\n"
+    return of_scores(head, body)
 
 
 def main() -> None:

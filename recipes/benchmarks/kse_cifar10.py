@@ -31,7 +31,7 @@ from compress.recalibrate import Recalibrate
 from compress.session import Session
 from compress.stage import Stage, State
 from recipes.benchmarks.gal_cifar10 import RESULTS, Bench
-from recipes.benchmarks.rows import Rows, machine, markdown, spread
+from recipes.benchmarks.rows import Rows, machine, markdown, of_scores, spread
 from reports.profile import latency, macs
 from students.files import write_text
 from students.fold import folded
@@ -217,8 +217,7 @@ def table() -> str:
     head = (
         "network", "method", "G", "bits", "epochs", "lr", "clustered", "recalibrated", "fine-tuned", "file smaller",
     )  # fmt: skip
-    said = f"Mean ± standard deviation over seeds (how many), accuracy on test in %. {machine()}."
-    return f"{said}\n\n{markdown(head, body)}\n"
+    return of_scores(head, body)
 
 
 def main() -> None:

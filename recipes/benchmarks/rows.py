@@ -70,3 +70,9 @@ def markdown(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in body]
     return "\n".join(lines)
+
+
+def of_scores(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
+    """A table of accuracies by `spread`, with the line that says what they are."""
+    said = f"Accuracy on test in %, mean ± standard deviation over seeds (how many). {machine()}."
+    return f"{said}\n\n{markdown(head, body)}\n"

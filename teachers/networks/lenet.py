@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from teachers.networks.network import Network
 from teachers.spec import Field, spec
 
+Width = Annotated[int, Field(ge=1)]
+Widths = tuple[Width, Width, Width, Width]
 PIXELS = 16  # a 28x28 image is 4x4 after two unpadded 5x5 convolutions with pooling
 
 
@@ -64,12 +66,7 @@ class LeNet5(Network):
 
     classes: Annotated[int, Field(ge=1)] = 10
     """outputs"""
-    widths: tuple[
-        Annotated[int, Field(ge=1)],
-        Annotated[int, Field(ge=1)],
-        Annotated[int, Field(ge=1)],
-        Annotated[int, Field(ge=1)],
-    ] = (6, 16, 120, 84)
+    widths: Widths = (6, 16, 120, 84)
     """channels of both convolutions, neurons of both hidden layers; (3, 8, 60, 42) is LeNet-5-half"""
 
     def build(self) -> nn.Module:
@@ -86,12 +83,7 @@ class LeNet(Network):
 
     classes: Annotated[int, Field(ge=1)] = 10
     """outputs"""
-    widths: tuple[
-        Annotated[int, Field(ge=1)],
-        Annotated[int, Field(ge=1)],
-        Annotated[int, Field(ge=1)],
-        Annotated[int, Field(ge=1)],
-    ] = (20, 50, 800, 500)
+    widths: Widths = (20, 50, 800, 500)
     """channels of both convolutions, the second's output laid flat (16 pixels a channel), hidden neurons"""
 
     @model_validator(mode="after")

@@ -294,7 +294,7 @@ def test_a_collapsed_generator_is_revived(teacher: Teacher) -> None:
 
 def test_a_step_that_is_not_finite_is_not_taken(teacher: Teacher) -> None:
     game = game_of(teacher, replay=0.0)
-    game.remember()
+    game.begin()
     game.seek()
     before = [p.clone() for p in game.student.parameters()]
     good = game.lesson
@@ -303,21 +303,21 @@ def test_a_step_that_is_not_finite_is_not_taken(teacher: Teacher) -> None:
     game.options = game.options.__class__(**{**vars(game.options), "student_steps": 2})
     game.teach()
     assert all(torch.equal(a, b) for a, b in zip(before, game.student.parameters(), strict=True))
-    assert game.misses == 2
+    assert game.guard.misses == 2
     game.lesson = good
     game.teach()
-    assert game.misses == 0
+    assert game.guard.misses == 0
     assert not any(torch.equal(a, b) for a, b in zip(before, game.student.parameters(), strict=True))
 
 
 def test_three_in_a_row_bring_the_last_good_state_back_with_half_the_rate(teacher: Teacher) -> None:
     game = game_of(teacher, replay=0.0, student_steps=3, schedule="constant")
-    game.remember()
+    game.begin()
     before = copy.deepcopy(game.student.state_dict())
     with torch.no_grad():
         next(game.student.parameters()).fill_(torch.nan)
     game.seek()  # the first that is not finite
-    game.misses = 0
+    game.guard.misses = 0
     game.lesson = (torch.randn(16, 1, 8, 8), torch.zeros(16, 3))
     game.teach()
     assert all(torch.equal(before[n], t) for n, t in game.student.state_dict().items())
@@ -333,9 +333,10 @@ def test_what_cannot_be_rescued_is_told(teacher: Teacher) -> None:
 
 
 def test_the_teacher_stays_to_the_bit(teacher: Teacher, untouched: Callable[[nn.Module], Any]) -> None:
-    same = untouched(teacher.module)
+    same, before = untouched(teacher.module), copy.deepcopy(teacher.module.state_dict())
     play(DFAD(**QUICK, batch_norm=1.0, one_hot=0.1, balance=1.0, warmup=1), teacher)
-    same()
+    same()  # modes, flags and hooks, too
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.module.state_dict().items())
 
 
 # -- being stopped ------------------------------------------------------------------------------------------
