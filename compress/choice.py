@@ -23,7 +23,7 @@ class Choice:
         self.mean = copy.deepcopy(student) if decay else None
         self.best: dict[str, Tensor] = {}
         self.epoch, self.ratio, self.agreement = -1, math.inf, 0.0
-        self.smooth, self.lowest = math.nan, math.inf
+        self.smooth, self.lowest = math.inf, math.inf
         self.steps = 0
 
     @torch.no_grad()
@@ -59,9 +59,10 @@ class Choice:
             relative_gap(mine, its).item(),
             (mine.argmax(1) == its.argmax(1)).double().mean().item(),
         )
-        self.smooth = ratio if math.isnan(self.smooth) else 0.5 * self.smooth + 0.5 * ratio
-        # Early students are measured on images of few generators: their numbers do not compare.
-        if not self.best or epoch < epochs // 2 or self.smooth <= self.lowest:
+        # Early students are measured on images of few generators: their numbers do not compare, nor smooth.
+        anew = epoch <= epochs // 2
+        self.smooth = ratio if anew else 0.5 * self.smooth + 0.5 * ratio
+        if anew or self.smooth <= self.lowest:
             self.lowest = self.smooth
             self.epoch, self.ratio, self.agreement = epoch, ratio, agreement
             self.best = copy.deepcopy(network.state_dict())
