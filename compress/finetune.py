@@ -25,8 +25,8 @@ class Finetune(Stage):
     Source of the soft targets: Hinton et al. 2015.
     """
 
-    epochs: Annotated[int, Field(ge=1)]
-    """passes over train"""
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """passes over train, the last of which may be a part of one"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """the highest learning rate, after the warm-up"""
     soft_targets: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
@@ -59,9 +59,8 @@ class Finetune(Stage):
             student.parameters(), self.lr, self.momentum,
             weight_decay=self.weight_decay, nesterov=self.momentum > 0,
         )  # fmt: skip
-        steps = session.steps()
-        total = self.epochs * steps
-        schedule = cosine(learn, total, min(round(self.warmup * steps), total // 2))
+        total = session.total_steps(self.epochs)
+        schedule = cosine(learn, total, min(round(self.warmup * session.steps()), total // 2))
         for epoch in session.epochs(self.epochs, student=student, learn=learn, schedule=schedule):
             student.train()
             summed = torch.zeros((), device=session.device)

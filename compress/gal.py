@@ -58,8 +58,8 @@ class GAL(Stage):
     """the budget: at most this share of the MACs of the network that comes in"""
     l1: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """weight of the penalty, where there is no budget that sets it"""
-    epochs: Annotated[int, Field(ge=1)] = 2
-    """passes over train"""
+    epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2
+    """passes over train, the last of which may be a part of one"""
     structures: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("channel",)
     """what may be cut: channel groups, residual blocks, inception branches, or several of them jointly"""
     round_to: Annotated[int, Field(ge=1)] = 8
@@ -123,7 +123,7 @@ class GAL(Stage):
         anatomy = Anatomy(student, inputs, self.structures, self.spare)
         for lock in anatomy.locked:
             session.note(f"locked {lock}")
-        search = Search(self, anatomy, student, session.epochs_of(self.epochs) * session.steps())
+        search = Search(self, anatomy, student, session.total_steps(self.epochs))
         if self.macs is not None and floor(anatomy, self.round_to) > search.budget:
             choose(anatomy, np.zeros(anatomy.size), search.budget, self.round_to)  # says what holds it up
         discriminator = Discriminator(teacher.signature.classes, official=self.variant == "official").to(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -21,6 +22,7 @@ from teachers.place import place
 from teachers.task import Batch, Open, Split, Splits, Task
 
 M = TypeVar("M", bound=nn.Module)
+Epochs = TypeVar("Epochs", int, float)
 Precision = Literal["fp32", "bf16"]
 
 
@@ -99,6 +101,7 @@ class Session:
         self._report = report
         self._limit = limit
         self._loops = 0
+        self._share = 1.0  # of a pass over train that the running epoch takes
 
     @classmethod
     def bare(cls, task: Task | None = None, folder: Path | None = None, **more: Any) -> Session:
@@ -110,20 +113,29 @@ class Session:
     def batches(self, split: Open = Split.TRAIN) -> Iterator[Batch]:
         """One shuffled, augmented pass over train, or one plain pass in order over val, on `device`.
 
+        The pass over train ends early in an epoch that is a part of one (`epochs`).
         Raises ValueError for the test split, which no stage may read, and for a stage that sees nothing.
         """
         splits = self._open(split)
         generator = self.generator if split is Split.TRAIN else None
-        for count, batch in enumerate(splits.batches(split, self.device, generator)):
-            if self._limit is not None and count >= self._limit.batches:
-                return
+        steps = self.steps(split)
+        for batch in islice(splits.batches(split, self.device, generator), steps):
             self.read[split.value] += len(batch)
             yield batch if self.sees is Sees.LABELS else batch.unlabeled()
 
     def steps(self, split: Open = Split.TRAIN) -> int:
-        """How many batches one pass over `split` takes."""
+        """How many batches a pass over `split` takes now."""
         steps = self._open(split).steps(split)
+        if split is Split.TRAIN:
+            steps = max(1, round(self._share * steps))
         return min(steps, self._limit.batches) if self._limit is not None else steps
+
+    def total_steps(self, epochs: float) -> int:
+        """How many batches of train `epochs` will take, before they are begun; the last epoch may be a part of one."""
+        epochs = self.epochs_of(epochs)
+        whole, part = int(epochs), epochs % 1
+        steps = self.steps()
+        return whole * steps + (max(1, round(part * steps)) if part else 0)
 
     def _open(self, split: Split) -> Splits:
         if self.sees is Sees.NOTHING:
@@ -150,19 +162,23 @@ class Session:
         """bf16 autocast where the precision says so, nothing otherwise."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def epochs(self, total: int, **keep: Stateful) -> Iterator[int]:
+    def epochs(self, total: float, **keep: Stateful) -> Iterator[int]:
         """Count epochs; after each, put `keep` and all random states away, atomically; resume where a run stopped.
 
+        Where `total` is no whole number, the last epoch is a part of a pass over train: 1.25 are one and a quarter.
         A stage may run several loops one after another: each is kept under its own number, and a finished one
         hands back its final state and yields nothing.
         """
         self._loops += 1
-        planned = self.epochs_of(total)
+        total = self.epochs_of(total)
+        planned = math.ceil(total)
         path = self._folder / f"loop-{self._loops}.safetensors" if self._folder else None
         start = self._restore(path, keep) if path is not None and path.exists() else 0
         self.total_epochs, self.finished_epochs = self.total_epochs + planned, self.finished_epochs + start
         for epoch in range(start, planned):
+            self._share = min(1.0, total - epoch)
             yield epoch
+            self._share = 1.0
             self.finished_epochs += 1
             if path is not None:
                 self._save(path, epoch + 1, keep)
@@ -192,7 +208,7 @@ class Session:
         """Leave a picture for the report."""
         self.pictures[title] = svg
 
-    def epochs_of(self, total: int) -> int:
+    def epochs_of(self, total: Epochs) -> Epochs:
         """How many of `total` epochs this session will really run."""
         return min(total, self._limit.epochs) if self._limit is not None else total
 

@@ -56,7 +56,7 @@ class Watching(Session):
         self.aside, self.start = 0.0, time.process_time()
         self.curve: list[tuple[float, float]] = []
 
-    def epochs(self, total: int, **keep: Stateful) -> Iterator[int]:
+    def epochs(self, total: float, **keep: Stateful) -> Iterator[int]:
         """As always, and a look at the student."""
         for epoch in super().epochs(total, **keep):
             yield epoch

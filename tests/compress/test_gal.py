@@ -435,7 +435,7 @@ def test_a_session_without_data(teacher: Teacher) -> None:
         ({"macs": "half"}, "valid number"),
         ({"l1": -1}, "greater than 0"),
         ({"l1": float("inf")}, "finite number"),
-        ({"epochs": 0}, "greater than or equal to 1"),
+        ({"epochs": 0}, "greater than 0"),
         ({"structures": ()}, "at least 1 item"),
         ({"structures": ("layer",)}, "'channel', 'block' or 'branch'"),
         ({"ramp": 0}, "greater than 0"),

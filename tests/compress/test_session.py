@@ -88,6 +88,24 @@ def test_a_rehearsal_is_short() -> None:
 # -- epochs ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("total", "batches"), [(2.0, [3, 3]), (1.67, [3, 2]), (0.33, [1]), (0.01, [1]), (2.01, [3, 3, 1])]
+)
+def test_the_last_epoch_may_be_a_part_of_one(total: float, batches: list[int]) -> None:
+    session = Session.bare(TASK)
+    assert session.total_steps(total) == sum(batches)
+    taken = []
+    for _ in session.epochs(total):
+        taken.append(len(list(session.batches())))
+        assert session.steps() == taken[-1]
+        assert len(list(session.batches(Split.VAL))) == session.steps(Split.VAL) == 1
+    assert taken == batches
+    assert session.steps() == len(list(session.batches())) == 3  # whole again
+    short = Session.bare(TASK, limit=Limit(batches=2, epochs=1))
+    assert short.total_steps(1.67) == 2
+    assert [len(list(short.batches())) for _ in short.epochs(1.67)] == [2]
+
+
 class Cut(Exception):
     """Stands in for whatever stops a run."""
 
@@ -106,12 +124,12 @@ class Work:
         self.session = Session(splits=TASK.open(None), folder=folder, seed=7)
         self.seen: list[int] = []
 
-    def epochs(self, total: int = 4) -> Iterator[int]:
+    def epochs(self, total: float = 4) -> Iterator[int]:
         return self.session.epochs(
             total, net=self.net, learn=self.learn, adam=self.adam, schedule=self.schedule
         )
 
-    def run(self, cut: tuple[int, int] | None = None, total: int = 4) -> "Work":
+    def run(self, cut: tuple[int, int] | None = None, total: float = 4) -> "Work":
         self.session.place(self.net)
         for epoch in self.epochs(total):
             self.seen.append(epoch)
@@ -131,20 +149,23 @@ class Work:
         return [*self.net.state_dict().values(), torch.get_rng_state(), self.session.generator.get_state()]
 
 
+@pytest.mark.parametrize("total", [4, 3.67])
 @pytest.mark.parametrize("cut", [(0, 0), (1, 0), (1, 2), (3, 1)])
-def test_a_loop_that_was_cut_ends_to_the_bit_as_an_unbroken_one(cut: tuple[int, int], tmp_path: Path) -> None:
-    whole = Work(None).run()
+def test_a_loop_that_was_cut_ends_to_the_bit_as_an_unbroken_one(
+    cut: tuple[int, int], total: float, tmp_path: Path
+) -> None:
+    whole = Work(None).run(total=total)
     wanted = whole.everything()
     with pytest.raises(Cut):
-        Work(tmp_path).run(cut)
+        Work(tmp_path).run(cut, total)
     torch.manual_seed(99)
-    resumed = Work(tmp_path).run()
+    resumed = Work(tmp_path).run(total=total)
     assert resumed.seen == list(range(cut[0], 4))
     for a, b in zip(resumed.everything(), wanted, strict=True):
         assert torch.equal(a, b)
     assert resumed.learn.state_dict()["param_groups"] == whole.learn.state_dict()["param_groups"]
     assert resumed.schedule.state_dict() == whole.schedule.state_dict()
-    assert resumed.session.read == whole.session.read == {"train": 4 * 48}
+    assert resumed.session.read == whole.session.read == {"train": 16 * (12 if total == 4 else 11)}
 
 
 def test_a_finished_loop_hands_back_its_state_and_yields_nothing(tmp_path: Path) -> None:
