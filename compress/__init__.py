@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from compress.dfad import DFAD as DFAD
     from compress.finetune import Finetune as Finetune
     from compress.gal import GAL as GAL
+    from compress.generate import Generate as Generate
     from compress.kse import KSE as KSE
     from compress.prune import Prune as Prune
     from compress.recalibrate import Recalibrate as Recalibrate
@@ -29,6 +30,7 @@ _HOMES = {
     "DFAD": "compress.dfad",
     "Finetune": "compress.finetune",
     "GAL": "compress.gal",
+    "Generate": "compress.generate",
     "KSE": "compress.kse",
     "Prune": "compress.prune",
     "Recalibrate": "compress.recalibrate",

@@ -35,10 +35,10 @@ class Album:
             page[label, : len(mine)] = (pixels[mine] * 255).round().byte().cpu()
         self.pages[str(epoch + 1)] = page
 
-    def pictures(self, signature: Signature) -> dict[str, str]:
+    def pictures(self, who: str, signature: Signature) -> dict[str, str]:
         """A picture an epoch."""
         return {
-            f"DFAD: generated images, epoch {epoch}": grid(
+            f"{who}: generated images, epoch {epoch}": grid(
                 [(signature.labels[row], images.tolist()) for row, images in enumerate(page)],
                 "by the class the teacher sees, the surest first; black where there was none",
             )

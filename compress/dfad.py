@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,10 @@ from compress.losses import (
     discrepancy,
     features_gap,
     fine,
-    imbalance,
-    one_hot,
     relative_gap,
-    statistics_gap,
 )
 from compress.match import fits, noted, shared_blocks
+from compress.priors import Priors
 from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
 from compress.watch import class_entropy, largest_share, variety
@@ -200,15 +198,9 @@ class Game:
         self.generator = session.place(
             Generator(teacher.signature, settings.latent, settings.width, settings.output)
         )
-        self.norms = [
-            m for m in teacher.module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
-        ]
-        if self.options.batch_norm and not self.norms:
-            raise ValueError(
-                f"teacher {teacher.name!r} has no batch norm with running statistics: there is nothing that "
-                "batch_norm could hold the images to. Leave it out, or give one_hot and balance a weight"
-            )
-        if settings.warmup and not (self.options.batch_norm or self.options.one_hot or self.options.balance):
+        options = self.options
+        self.priors = Priors(teacher, options.batch_norm, options.one_hot, options.balance)
+        if settings.warmup and not self.priors:
             raise ValueError(
                 "a warm-up teaches the generator the priors, and none has a weight: set batch_norm, one_hot or balance"
             )
@@ -276,13 +268,13 @@ class Game:
         waits = self.options.enough is not None and self._ratio() > self.options.enough
         with torch.set_grad_enabled(not waits):
             latents = self._latents()
-            with self._watched() as seen, self._student_mode(), self.session.autocast():
+            with self.priors.watched() as seen, self._student_mode(), self.session.autocast():
                 images = self.generator(latents)
                 wanted = self.teacher(images)
                 given = self.student(images)
             wanted, given = fine(wanted), fine(given)
             gap = discrepancy(given, wanted, self.options.distance, center=self.options.center)
-            loss = ascent(gap, self.ascent) + self._priors(wanted, seen)
+            loss = ascent(gap, self.ascent) + self.priors(wanted, seen)
         if not waits:
             self._step_generator(loss)
         self._tell(distance=gap.item(), ratio=relative_gap(given.detach(), wanted.detach()).item())
@@ -294,9 +286,9 @@ class Game:
     def draw_towards_priors(self) -> float:
         """A step of the generator with the teacher alone; what its priors lack."""
         latents = self._latents()
-        with self._watched() as seen, self.session.autocast():
+        with self.priors.watched() as seen, self.session.autocast():
             wanted = self.teacher(self.generator(latents))
-        loss = self._priors(fine(wanted), seen)
+        loss = self.priors(fine(wanted), seen)
         self._step_generator(loss)
         return loss.item()
 
@@ -337,30 +329,6 @@ class Game:
             assert self.lesson is not None
             return self.lesson
         return self._draw()
-
-    def _priors(self, wanted: Tensor, seen: list[Tensor]) -> Tensor:
-        total = wanted.new_zeros(())
-        if self.options.batch_norm:
-            means: list[Any] = [norm.running_mean for norm in self.norms]
-            variances: list[Any] = [norm.running_var for norm in self.norms]
-            total = total + self.options.batch_norm * statistics_gap(seen, means, variances)
-        if self.options.one_hot:
-            total = total + self.options.one_hot * one_hot(wanted)
-        if self.options.balance:
-            total = total + self.options.balance * imbalance(wanted)
-        return total
-
-    @contextmanager
-    def _watched(self) -> Iterator[list[Tensor]]:
-        """What goes into the teacher's batch norms meanwhile, where somebody wants to know."""
-        seen: list[Tensor] = []
-        norms = self.norms if self.options.batch_norm else []
-        hooks = [norm.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for norm in norms]
-        try:
-            yield seen
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     @contextmanager
     def _matched(self, images: Tensor) -> Iterator[list[tuple[Tensor, Tensor]]]:
@@ -429,7 +397,7 @@ class Game:
 
     def pictures(self) -> dict[str, str]:
         """What the generator drew, by the class that the teacher sees in it."""
-        return self.album.pictures(self.teacher.signature)
+        return self.album.pictures("DFAD", self.teacher.signature)
 
     def chosen(self) -> nn.Module:
         """The student of the epoch that was judged best."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compress.generated import feed
 from compress.losses import soft_targets
 from compress.session import Sees, Session
 from compress.stage import Stage, State
@@ -41,18 +42,27 @@ class Finetune(Stage):
     """of SGD, Nesterov's where it is above 0"""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """L2, on all parameters"""
+    generated: bool = False
+    """learn from images that `Generate` made, and see nothing of the task"""
 
     def __post_init__(self) -> None:
+        if self.generated and self.labels:
+            raise ValueError(
+                "Finetune has no labels for generated images: set labels to 0, or generated to false"
+            )
         if not self.soft_targets and not self.labels:
             raise ValueError("Finetune has nothing to learn from: set soft_targets or labels above 0")
 
     @property
     def sees(self) -> Sees:  # type: ignore[override]
-        """Labels only where they are asked for."""
+        """Labels only where they are asked for, nothing where the images are generated."""
+        if self.generated:
+            return Sees.NOTHING
         return Sees.LABELS if self.labels else Sees.INPUTS
 
     def __call__(self, state: State, session: Session) -> State:
         """Train a copy of the student. Raises Diverged where the loss is no longer finite."""
+        feed(state, session, self.generated)
         student = session.place(state.draft())
         teacher = state.teacher().to(session.device) if self.soft_targets else None
         learn = torch.optim.SGD(

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compress.adversaries import Discriminator
+from compress.generated import feed
 from compress.losses import Reduction, discriminator_loss, generator_loss, output_matching
 from compress.optim import FISTA, Variant
 from compress.prune import describe
@@ -101,7 +102,13 @@ class GAL(Stage):
     variant: Variant = "textbook"
     """"official" is the released solver (gradient at m, penalty counted twice) and the affine discriminator"""
 
-    sees: ClassVar[Sees] = Sees.INPUTS
+    generated: bool = False
+    """play on images that `Generate` made, and see nothing of the task"""
+
+    @property
+    def sees(self) -> Sees:  # type: ignore[override]
+        """Inputs, unless they are generated."""
+        return Sees.NOTHING if self.generated else Sees.INPUTS
 
     def plan(self, state: State, signature: Signature) -> list[str]:
         """What would be touched, what is locked and why, and whether the budget can be met."""
@@ -117,6 +124,7 @@ class GAL(Stage):
         Raises ValueError where nothing can be cut, the budget cannot be met, or the penalty switched nothing off;
         Diverged where a loss is no longer finite.
         """
+        feed(state, session, self.generated)
         teacher = state.teacher().to(session.device)
         student = session.place(state.draft())
         inputs = tuple(x.to(session.device) for x in teacher.signature.example(2))

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from compress.generated import feed
 from compress.session import Sees, Session
 from compress.stage import Stage, State
 from teachers.spec import Field, spec
@@ -25,11 +26,17 @@ class Recalibrate(Stage):
 
     batches: Annotated[int, Field(ge=1)] = 50
     """how many batches to average over; passes over train as needed"""
+    generated: bool = False
+    """average over images that `Generate` made, and see nothing of the task"""
 
-    sees: ClassVar[Sees] = Sees.INPUTS
+    @property
+    def sees(self) -> Sees:  # type: ignore[override]
+        """Inputs, unless they are generated."""
+        return Sees.NOTHING if self.generated else Sees.INPUTS
 
     def __call__(self, state: State, session: Session) -> State:
         """Measure on a copy of the student. Raises ValueError where it has no batch norm with statistics."""
+        feed(state, session, self.generated)
         student = session.place(state.draft())
         recalibrate(student, islice(_endless(session), self.batches), session)
         return replace(state, student=student.eval())

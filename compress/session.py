@@ -97,6 +97,7 @@ class Session:
         self.total_epochs = 0
         self.finished_epochs = 0
         self._splits = splits
+        self._fed: Splits | None = None
         self._folder = folder
         self._report = report
         self._limit = limit
@@ -110,6 +111,10 @@ class Session:
 
     # -- data ---------------------------------------------------------------------------------------------
 
+    def feed(self, splits: Splits) -> None:
+        """Take train batches from `splits`, which no task has made; the ledger counts them as "generated"."""
+        self._fed = splits
+
     def batches(self, split: Open = Split.TRAIN) -> Iterator[Batch]:
         """One shuffled, augmented pass over train, or one plain pass in order over val, on `device`.
 
@@ -120,7 +125,7 @@ class Session:
         generator = self.generator if split is Split.TRAIN else None
         steps = self.steps(split)
         for batch in islice(splits.batches(split, self.device, generator), steps):
-            self.read[split.value] += len(batch)
+            self.read[split.value if self._fed is None else "generated"] += len(batch)
             yield batch if self.sees is Sees.LABELS else batch.unlabeled()
 
     def steps(self, split: Open = Split.TRAIN) -> int:
@@ -138,6 +143,8 @@ class Session:
         return whole * steps + (max(1, round(part * steps)) if part else 0)
 
     def _open(self, split: Split) -> Splits:
+        if self._fed is not None and split is Split.TRAIN:
+            return self._fed
         if self.sees is Sees.NOTHING:
             raise ValueError(
                 f"{self.name} sees nothing, yet asked for {split.value} data: declare what it sees"

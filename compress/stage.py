@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from compress.session import Sees, Session
 from teachers.teacher import Teacher
@@ -30,6 +30,8 @@ class State:
     teachers: tuple[Teacher, ...]
     student: nn.Module | None = None
     ranking: Ranking | None = None
+    images: Tensor | None = None
+    """(n, ...) inputs that a stage made without having seen any, see `compress.Generate`"""
 
     def teacher(self) -> Teacher:
         """The only teacher. Raises ValueError where there are several, and says how to choose."""

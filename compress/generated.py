@@ -1,0 +1,53 @@
+"""Generated images as what a stage learns from, in place of the task's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from compress.session import Session
+from compress.stage import State
+from teachers.task import Batch, Split, Splits
+
+
+class Generated(Splits):
+    """Images that a stage made, as a train split: `batch` of them at a time, shuffled, never altered."""
+
+    def __init__(self, images: Tensor, batch: int = 128) -> None:
+        self.images, self.batch = images, min(batch, len(images))
+
+    def samples(self, split: Split) -> int:
+        """All of them are train."""
+        return len(self.images) if split is Split.TRAIN else 0
+
+    def steps(self, split: Split) -> int:
+        """Whole batches only, where there is one."""
+        return self.samples(split) // self.batch
+
+    def batches(
+        self, split: Split, device: torch.device, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """One pass, shuffled where a generator is given."""
+        order = torch.arange(len(self.images))
+        if generator is not None:
+            order = torch.randperm(len(self.images), generator=generator)
+        for step in range(self.steps(split)):
+            rows = order[step * self.batch : (step + 1) * self.batch].to(self.images.device)
+            yield Batch((self.images[rows].float().to(device),))
+
+
+def feed(state: State, session: Session, generated: bool) -> None:
+    """Let a stage learn from the images in `state`, where it is `generated`, in place of the task's.
+
+    Raises ValueError where there are none.
+    """
+    if not generated:
+        return
+    if state.images is None:
+        raise ValueError(
+            f"{session.name} is to learn from generated images, and no stage before it made any: put compress.Generate "
+            "in front, or set generated to false"
+        )
+    session.feed(Generated(state.images))
