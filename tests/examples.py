@@ -3,7 +3,7 @@
 A new method joins by one line in `RECIPES`.
 """
 
-from compress import DFAD, GAL, KSE, Finetune, Prune, Recalibrate
+from compress import DFAD, GAL, KSE, Finetune, Generate, Prune, Recalibrate
 from compress.stage import Stage
 from recipes.recipe import Recipe
 from teachers.networks import DigitsCNN
@@ -34,6 +34,14 @@ RECIPES = {
         _toy("kse", KSE(granularity=5), Finetune(epochs=2, lr=0.01)),
         _toy("dfad", DFAD(student=DigitsCNN(classes=3, widths=(8, 8, 8)), batch_norm=1.0, warmup=1, **FEW)),
         _toy("no-data", Prune(macs=0.5), DFAD(lr=0.01, average=0.9, **FEW)),
+        _toy(
+            "generated",
+            Generate(images=64, **FEW),
+            Prune(macs=0.5),
+            Recalibrate(batches=4, generated=True),
+            Finetune(epochs=1.5, lr=0.01, generated=True),
+        ),
+        _toy("gal-generated", Generate(images=64, **FEW), GAL(macs=0.5, epochs=2, generated=True)),
         _toy("gal-kse", GAL(macs=0.5, epochs=1), Finetune(epochs=1), KSE(half=True), Finetune(epochs=1)),
     )
 }
