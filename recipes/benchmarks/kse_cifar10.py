@@ -43,7 +43,8 @@ from teachers.teacher import Teacher
 from teachers.zoo import RESNET20_JPEG, RESNET56
 
 ROWS = Rows(
-    RESULTS / "kse-cifar10.jsonl", ("network", "method", "granularity", "half", "epochs", "lr", "seed")
+    RESULTS / "kse-cifar10.jsonl",
+    ("network", "method", "granularity", "half", "epochs", "lr", "labels", "seed"),
 )
 
 
@@ -165,7 +166,7 @@ def wide(shapes: str = "resnet50") -> None:
 
 
 def run(
-    bench: Bench, method: str, granularity: int, half: bool, epochs: int, lr: float, seed: int
+    bench: Bench, method: str, granularity: int, half: bool, epochs: int, lr: float, labels: float, seed: int
 ) -> dict[str, Any]:
     """Cluster (after GAL, where the method says so), recalibrate, tune; accuracy on test after each."""
     torch.manual_seed(seed)
@@ -177,7 +178,7 @@ def run(
 
     if "gal" in method:
         state = do(GAL(macs=0.6, epochs=1), 0, state)
-        state = do(Finetune(epochs=epochs, lr=0.05), 1000, state)
+        state = do(Finetune(epochs=epochs, lr=0.05, labels=labels), 1000, state)
         assert state.student is not None
         row["gal"] = bench.score(state.student)
     if "kse" in method:
@@ -187,7 +188,7 @@ def run(
         state = do(Recalibrate(batches=50), 3000, state)
         assert state.student is not None
         row["recalibrated"] = bench.score(state.student)
-        state = do(Finetune(epochs=epochs, lr=lr), 4000, state)
+        state = do(Finetune(epochs=epochs, lr=lr, labels=labels), 4000, state)
     assert state.student is not None
     row["finetuned"] = bench.score(state.student)
     row["bytes"] = stored_bytes(state.student)
@@ -198,24 +199,19 @@ def run(
 def table() -> str:
     """All rows, seeds together."""
     rows = ROWS.all()
-    keys = sorted(
-        {(r["network"], r["method"], r["granularity"], r["half"], r["epochs"], r["lr"]) for r in rows}
-    )
+    names = ("network", "method", "granularity", "half", "epochs", "lr", "labels")
+    keys = sorted({tuple(r[name] for name in names) for r in rows})
     body = []
     for key in keys:
-        of = [
-            r for r in rows
-            if (r["network"], r["method"], r["granularity"], r["half"], r["epochs"], r["lr"]) == key
-        ]  # fmt: skip
+        of = [r for r in rows if tuple(r[name] for name in names) == key]
         steps = [
             spread(r[s] for r in of) if s in of[0] else "–"
             for s in ("clustered", "recalibrated", "finetuned")
         ]
-        body.append(
-            (*key[:2], key[2], "16" if key[3] else "32", key[4], key[5], *steps, f"{of[0]['smaller']:.2f}x")
-        )
+        body.append((*key[:3], "16" if key[3] else "32", *key[4:], *steps, f"{of[0]['smaller']:.2f}x"))
     head = (
-        "network", "method", "G", "bits", "epochs", "lr", "clustered", "recalibrated", "fine-tuned", "file smaller",
+        "network", "method", "G", "bits", "epochs", "lr", "labels", "clustered", "recalibrated", "fine-tuned",
+        "file smaller",
     )  # fmt: skip
     return of_scores(head, body)
 
@@ -232,8 +228,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["kse"], choices=("kse", "gal", "gal-kse"))
     parser.add_argument("--granularities", type=int, nargs="+", default=[4, 6])
     parser.add_argument("--half", action="store_true")
-    parser.add_argument("--epochs", type=int, default=4, help="of tuning, after each method")
-    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--epochs", type=int, default=5, help="of tuning, after each method")
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument(
+        "--labels", type=float, default=1.0, help="weight of cross-entropy beside soft targets"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -252,11 +251,13 @@ def main() -> None:
             for method in arguments.methods:
                 key: Mapping[str, Any] = {
                     "network": f"resnet{arguments.depth}", "method": method, "granularity": granularity,
-                    "half": arguments.half, "epochs": arguments.epochs, "lr": arguments.lr, "seed": seed,
+                    "half": arguments.half, "epochs": arguments.epochs, "lr": arguments.lr, "labels": arguments.labels,
+                    "seed": seed,
                 }  # fmt: skip
                 if ROWS.has(**key):
                     continue
-                row = run(bench, method, granularity, arguments.half, arguments.epochs, arguments.lr, seed)
+                tuning = (arguments.epochs, arguments.lr, arguments.labels)
+                row = run(bench, method, granularity, arguments.half, *tuning, seed)
                 ROWS.add({**key, **row})
                 write_text(RESULTS / "kse-cifar10-rows.md", table())
                 print({**key, **row}, flush=True)
