@@ -67,6 +67,8 @@ def _test(run: Run, state: State) -> None:
             module, task = state.student, run.recipe.task
         with run.clock.on("measuring"):
             test = run.instruments.test(module, task)
+        if test is None:
+            continue
         run.records[place] = replace(record, test=test)
         folder = run.places[place]
         write_text(folder / "record.json", run.records[place].to_json())
@@ -101,7 +103,8 @@ def _pack(run: Run, state: State) -> None:
         "test": last.test and last.test.to_dict(),
     }
     only = recipe.teachers[0].network if len(recipe.teachers) == 1 else None
-    val = run.opened(recipe.task).batches(Split.VAL, torch.device("cpu"))
+    splits = run.opened(recipe.task)
+    val = splits.batches(Split.VAL, torch.device("cpu")) if splits.samples(Split.VAL) else None
     with run.clock.on("packing"):
         compact.save(state.student, folder, recipe.task.signature(), card=card, val=val, factory=only)
 
@@ -178,6 +181,8 @@ def _show(run: Run) -> None:
     if run.limit is not None:
         run.display.note("rehearsed: every stage ran, and its student was saved; nothing of it was kept")
         return
+    if run.records[-1].val is None and run.records[-1].test is None:
+        run.display.note("UNVERIFIED: there was no sample of the task to score teacher and student on")
     run.display.note(f"report   {run.folder / 'report.html'}")
     if (run.folder / "compact").exists():
         run.display.note(f"student  {run.folder / 'compact'}")

@@ -31,13 +31,17 @@ class Instruments:
         self._opened = opened
         self._timing = timing
 
-    def val(self, module: nn.Module, task: Task) -> ValScore:
-        """The score on val, by which one may choose; in fp32, as the student will be used."""
+    def val(self, module: nn.Module, task: Task) -> ValScore | None:
+        """The score on val, by which one may choose; in fp32, as the student will be used. None where val is empty."""
+        if not self._opened(task).samples(Split.VAL):
+            return None
         batches = self._opened(task).batches(Split.VAL, self.device)
         return evaluate(module, batches, task.predict, task.score, kind=ValScore)
 
-    def test(self, module: nn.Module, task: Task) -> TestScore:
-        """The score on test, which is read when all is done."""
+    def test(self, module: nn.Module, task: Task) -> TestScore | None:
+        """The score on test, which is read when all is done. None where test is empty."""
+        if not self._opened(task).samples(Split.TEST):
+            return None
         batches = self._opened(task).batches(Split.TEST, self.device)
         return evaluate(module, batches, task.predict, task.score, kind=TestScore)
 

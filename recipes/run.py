@@ -262,7 +262,7 @@ class Run:
             return
         with self.clock.on("measuring"):
             val = self.instruments.val(teacher.module, task)
-            if self.limit is None:
+            if self.limit is None and val is not None:
                 admit(teacher.name, task, val)
             cost = self.instruments.cost(teacher.module, teacher.signature)
             cost = self.instruments.timed({"teacher": (teacher.module, cost)}, teacher.signature)["teacher"]
@@ -281,7 +281,8 @@ class Run:
         write_json(path.with_name("widths.json"), widths)
         write_text(path, record.to_json())
         self._book(self._note(path.parent), path.parent)
-        self.display.note(f"teacher {teacher.name}: {val}, {count(cost.macs)} MACs")
+        score = val or "not scored, for there is no data"
+        self.display.note(f"teacher {teacher.name}: {score}, {count(cost.macs)} MACs")
 
     # -- stages -------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ def write(
         _section("Stage by stage", _table(records) + plots.tradeoff(records)),
         _section("Channels, before and after", plots.bars(widths)) if widths else "",
         _curves(curves or {}),
+        _ledger(records),
         *(_section(title, svg) for title, svg in (pictures or {}).items()),
         _section("Notes", _list(notes)) if notes else "",
         _section("Made with", _pairs(environment)) if environment else "",
@@ -73,10 +74,40 @@ def _verdict(first: Plain, last: Plain) -> str:
     cost = f"{100 * after / before:.1f} % of the MACs" if before else "MACs unknown"
     split = _shared(first, last)
     if not (first[split] and last[split]):
-        return f"{cost}."
+        return f"{cost}. UNVERIFIED: there was no sample of the task to score teacher and student on."
     points = 100 * (last[split]["value"] - first[split]["value"])
     metric = escape(last["metric"])
     return f"{cost} at {points:+.2f} points of {metric} ({split}).".replace("-", "−")
+
+
+def _ledger(records: Sequence[Plain]) -> str:
+    """Which samples every stage was handed; and what to beware of where none of the task was among them."""
+    stages = [record for record in records if record["position"]]
+    if not stages:
+        return ""
+    lines = [
+        (
+            record["stage"],
+            ", ".join(f"{count:,} {split}" for split, count in record["read"].items()) or "nothing",
+        )
+        for record in stages
+    ]
+    body = _pairs({f"{place} {stage}": what for place, (stage, what) in enumerate(lines, start=1)})
+    if any(split != "generated" for record in stages for split in record["read"]):
+        return _section("What the stages saw", body)
+    said = "<p>No stage was handed a sample of the task. What that leaves open:</p>"
+    return _section("What the stages saw", body + said + _list(_RISKS))
+
+
+_RISKS = (
+    "Nothing that was learned says how well the student does on the task: agreement on generated images is no "
+    "accuracy. Score it on whatever you may, unlabeled images included (do teacher and student agree?).",
+    "What the teacher does wrong is passed on: its biases, its misplaced confidence, and any backdoor in it.",
+    "Classes that the task seldom shows are seldom generated, and suffer most.",
+    "Away from what was generated the student's answers are held to nothing.",
+    "Without batch norm in the teacher the strongest hint of what its inputs look like is missing.",
+    "Generated images can resemble what the teacher was trained on: to work without data is not yet to protect it.",
+)
 
 
 def _tiles(first: Plain, last: Plain) -> str:

@@ -156,7 +156,7 @@ def wrong(capsys: pytest.CaptureFixture[str]) -> Wrong:
         ({"STAGE": "compress.GAL: {macs: .nan}"}, r"\(line 11\): compress.GAL's macs must be .*not .nan"),
         (
             {"STAGE": "compress.Finetune: {epochs: 0}"},
-            r"compress.Finetune's epochs must be .*at least 1, not 0",
+            r"compress.Finetune's epochs must be .*more than 0, not 0",
         ),
         ({"STAGE": "compress.Finetune: {}"}, r"compress.Finetune needs 'epochs'|compress.Finetune.*epochs"),
         (

@@ -4,5 +4,6 @@ from teachers.tasks.folder import ImageFolder
 from teachers.tasks.images import Digits, Images
 from teachers.tasks.published import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from teachers.tasks.toy import Toy
+from teachers.tasks.unseen import Unseen
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "Images", "Toy"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "Images", "Toy", "Unseen"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from compress import DFAD, Generate, Prune, Recalibrate
 from compress.session import Diverged, Sees, Session
 from compress.stage import Ranking, Stage, State
 from recipes import folders, measure
@@ -22,7 +23,7 @@ from students import compact
 from students.files import write_json
 from teachers.networks import DigitsCNN, Own
 from teachers.spec import Field, spec
-from teachers.tasks import Toy
+from teachers.tasks import Toy, Unseen
 from teachers.teacher import Checkpoint
 from teachers.train import Train
 
@@ -266,6 +267,27 @@ def test_spoilt_teacher_is_an_error(bench: Workshop) -> None:
 def test_stage_that_sees_nothing(bench: Workshop) -> None:
     with pytest.raises(ValueError, match="sees nothing, yet asked for train data"):
         run(recipe(Peek(), name="peek"), bench)
+
+
+def test_without_any_data_a_run_ends_unverified(bench: Workshop, tmp_path: Path) -> None:
+    """The teacher's file and its shapes are all there is: nothing is scored, and the report says so."""
+    known = run(recipe(Nudge(epochs=1), name="teach"), bench).state.teacher()
+    torch.save(known.module.state_dict(), tmp_path / "toy.pth")
+    task = Unseen((1, 8, 8), 3, mean=(0.5,), std=(0.35,))
+    alone = replace(TEACHER, task=task, train=None, weights=str(tmp_path / "toy.pth"))
+    few = {"epochs": 2, "rounds": 2, "batch": 16, "latent": 8, "width": 4}
+    stages = (
+        Generate(images=64, **few), Prune(macs=0.5), Recalibrate(batches=2, generated=True), DFAD(lr=0.01, **few)
+    )  # fmt: skip
+    page = replace(recipe(*stages, name="unseen"), task=task, teachers=(alone,))
+    made = run(page, bench)
+    assert [(r.val, r.test) for r in made.records] == [(None, None)] * 5
+    assert [dict(r.read) for r in made.records[1:]] == [{}, {}, {"generated": 128}, {}]
+    html = (made.folder / "report.html").read_text(encoding="utf-8")
+    assert "UNVERIFIED" in html
+    assert "No stage was handed a sample of the task" in html
+    with pytest.raises(ValueError, match="there is no train data: the task is Unseen"):
+        run(replace(page, name="unseen-gal", stages=(Nudge(epochs=1),)), bench)
 
 
 def test_ranking_is_kept(bench: Workshop) -> None:

@@ -100,6 +100,35 @@ def test_a_teacher_alone(tmp_path: Path) -> None:
         write(tmp_path, title="none", records=[])
 
 
+def test_the_ledger_tells_what_every_stage_saw(tmp_path: Path) -> None:
+    def saw(*read: dict[str, int]) -> str:
+        stages = [
+            {**record, "position": place, "read": what}
+            for place, (record, what) in enumerate(zip(records(), ({}, *read), strict=True))
+        ]
+        path = write(tmp_path, title="ledger", records=stages)
+        return " ".join(Balance(path.read_text(encoding="utf-8")).text.split())
+
+    text = saw({"train": 4500, "val": 500}, {})
+    assert "What the stages saw" in text
+    assert "1 GAL 4,500 train, 500 val" in text
+    assert "2 <Finetune> nothing" in text
+    assert "backdoor" not in text
+    for nothing in (saw({}, {}), saw({"generated": 64}, {})):
+        assert "No stage was handed a sample of the task" in nothing
+        assert "agreement on generated images is no accuracy" in nothing
+        assert "backdoor" in nothing
+    assert "1 GAL 64 generated" in nothing
+
+
+def test_what_was_not_scored_is_unverified(tmp_path: Path) -> None:
+    unscored = [{**record, "val": None, "test": None} for record in records()]
+    path = write(tmp_path, title="unseen", records=unscored)
+    text = Balance(path.read_text(encoding="utf-8")).text
+    assert "50.0 % of the MACs. UNVERIFIED: there was no sample of the task" in text
+    assert "UNVERIFIED" not in report(tmp_path / "scored")
+
+
 def test_the_table_fits_80_columns() -> None:
     console = Console(width=80, force_terminal=False)
     with console.capture() as capture:

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 import teachers.tasks.decode as decode
 from teachers.task import Batch, Split, Splits, Task
-from teachers.tasks import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, ImageFolder, Toy
+from teachers.tasks import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, ImageFolder, Toy, Unseen
 from teachers.tasks.splits import MemorySplits, Samples, crop_and_flip, stratified
 
 CPU = torch.device("cpu")
@@ -200,6 +200,7 @@ FOLDER = ImageFolder("pets", (8, 8), ("cat", "dog"))
         (CIFAR100(), (3, 32, 32), 100),
         (FOLDER, (3, 8, 8), 2),
         (Toy(), (1, 8, 8), 3),
+        (Unseen((3, 16, 24), 7, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)), (3, 16, 24), 7),
     ],
 )
 def test_signatures_need_no_data(task: Task, shape: tuple[int, ...], classes: int) -> None:
@@ -209,6 +210,34 @@ def test_signatures_need_no_data(task: Task, shape: tuple[int, ...], classes: in
     assert signature.mean is not None
     assert len(signature.mean) == shape[0]
     assert task.chance == pytest.approx(1 / classes)
+
+
+def test_what_is_unseen_has_no_sample_and_says_so() -> None:
+    task = Unseen((1, 8, 8), 2, labels=("cat", "dog"))
+    assert task.signature().labels == ("cat", "dog")
+    assert (task.signature().mean, task.signature().std) == (None, None)
+    splits = task.open(None)
+    for split in Split:
+        assert splits.samples(split) == 0
+        for ask in (
+            lambda split=split: splits.steps(split),
+            lambda split=split: next(splits.batches(split, CPU)),
+        ):
+            with pytest.raises(ValueError, match=f"there is no {split.value} data: the task is Unseen"):
+                ask()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mean": (0.5,)}, "mean and std together"),
+        ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "1 channels: mean needs as many numbers, not 2"),
+        ({"labels": ("cat",)}, "2 classes, but 1 labels"),
+    ],
+)
+def test_an_unseen_task_is_checked(fields: dict[str, tuple[object, ...]], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Unseen((1, 8, 8), 2, **fields)  # type: ignore[arg-type]
 
 
 def test_answers_are_the_largest_output_and_scored_by_their_share() -> None:
