@@ -312,13 +312,16 @@ class Search:
     def alive(self) -> Alive:
         """The units whose mask is above 0, with the best kept where a layer would be left with none."""
         values = self.solution().cpu().double().numpy()
-        return self.anatomy.rescue(values > 0, values)
+        kept = self.anatomy.hollowed(values > 0)
+        return self.anatomy.hollowed(self.anatomy.rescue(kept, values))
 
     def _freeze(self) -> None:
         """Choose the support that meets the budget in round widths; its masks stay, all others are 0 for good."""
         value = self.solution().cpu().double().numpy()
         # What the outputs would lose without the unit, to second order, for what it costs.
-        worth = value**2 * self.curvature.cpu().double().numpy() / self.costs.clamp_min(1e-9).cpu().numpy()
+        # Costs are relative to their kind; a block and a channel compare by what they really cost.
+        price = self.anatomy.prices() if self.settings.cost_aware else 1.0
+        worth = value**2 * self.curvature.cpu().double().numpy() / price
         # Among the dead, those that came nearest to living are the first to be taken back.
         near = (self.masks.values.detach() - self.solution()).cpu().double().numpy()
         priority = np.where(value > 0, worth, 1e-9 * np.tanh(near))

@@ -380,6 +380,7 @@ class Work:
             packed.append(pack(index.T, q))
         if packed:
             layer.packed.copy_(torch.cat(packed))
+        layer.kernels.mul_(layer.shares().sqrt().view(-1, *[1] * len(layer.kernel_size)))
         bias = getattr(item.module, "bias", None)
         if layer.bias is not None and bias is not None:
             layer.bias.copy_(bias)

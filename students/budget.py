@@ -26,7 +26,8 @@ class _Bundle:
 def choose(anatomy: Anatomy, priority: Values, budget: int, round_to: int = 8) -> Alive:
     """Keep the units of highest priority so that the cut network has at most `budget` MACs.
 
-    Units of a group go in bundles: what stays is a multiple of `round_to`, or the whole group, and never nothing.
+    Units of a group go in bundles: what stays is a multiple of `round_to`, or the whole group, and nothing only where
+    a block goes with it (`students.hollow`).
     A bundle's priority is the mean of its units'. Bundles leave from the lowest up until the budget is met; those
     that still fit then come back, the best first. priority is (units,), higher is kept longer;
     NaN, which a search that diverged may hand in, is the lowest.
@@ -66,7 +67,7 @@ def choose(anatomy: Anatomy, priority: Values, budget: int, round_to: int = 8) -
         if anatomy.cost(alive) > budget:
             alive[units] = False
             blocked.add(bundle.owner)
-    return alive
+    return anatomy.hollowed(alive)
 
 
 def floor(anatomy: Anatomy, round_to: int = 8) -> int:
@@ -93,7 +94,7 @@ def _least(anatomy: Anatomy, scores: Values, round_to: int, priority: Values | N
     Channels stay by `priority`, or by the same scores.
     """
     bundles = _bundles(anatomy, scores if priority is None else priority, round_to)
-    return anatomy.rescue(_without(anatomy, bundles), scores)
+    return anatomy.hollowed(anatomy.rescue(_without(anatomy, bundles), scores))
 
 
 def _without(anatomy: Anatomy, bundles: list[_Bundle]) -> Alive:
@@ -111,6 +112,8 @@ def _bundles(anatomy: Anatomy, priority: Values, round_to: int) -> list[_Bundle]
         needed = anatomy.rescue(np.zeros(anatomy.size, dtype=bool), priority)
         for number, group in enumerate(anatomy.groups):
             span = anatomy.span(number)
+            if number in anatomy.hollow:  # its last channels may go, and the block with them
+                needed[span] = False
             # What some layer cannot do without stands in front, the others follow from the best down.
             ranked = span.start + np.lexsort((-priority[span], ~needed[span]))
             first = round_to * -(-int(needed[span].sum()) // round_to)

@@ -64,11 +64,11 @@ def unpack(packed: Tensor, count: int, numbers: int) -> Tensor:
 class SharedConvolution(nn.Module):
     """A convolution whose N kernels of an input channel are picked from q of its own; of no dimension, a linear layer.
 
-        y_n = bias_n + sum_c  x_c * centroid_{c, index_c(n)}
+        y_n = bias_n + sum_c  x_c * centroid_{c, index_c(n)},      centroid = kernel / sqrt(outputs that share it)
 
     shared    ((q, channels), ...): how many input channels keep how many kernels, in rising order of q, from 0
               (the channel is not read, and nothing of it is stored) to N / groups (all of them, without an index)
-    half      centroids are rounded to 16 bits whenever the layer goes into evaluation mode, and stored so
+    half      kernels are rounded to 16 bits whenever the layer goes into evaluation mode, and stored so
 
     Parameters: `kernels` (sum of q * channels, *kernel_size), entry by entry of `shared`, channel by channel (`parts`);
     `bias` (N,). Buffers: `level` (C,), which entry of `shared` each input channel belongs to; `packed`, the indices as
@@ -76,8 +76,11 @@ class SharedConvolution(nn.Module):
     of nn.Conv1d to nn.Conv3d, or of their transposed kin (weight (C, N / groups, *kernel_size), no output padding left
     to the call).
 
-    Trains centroids and full kernels: the gradient of a centroid is the sum over the outputs that share it. In
-    evaluation mode the dense weight is put together once, and again when a parameter has changed.
+    Trains centroids and full kernels. With the root, a step of gradient descent on the kernels is the step on the dense
+    weight, averaged over the outputs that share, and weight decay sees the dense weight's norm; without it a centroid
+    would take a step as many times too long as there are outputs that share it.
+
+    In evaluation mode the dense weight is put together once, and again when a parameter has changed.
     """
 
     level: Tensor
@@ -159,8 +162,8 @@ class SharedConvolution(nn.Module):
 
         Differentiable in the kernels; channels that are not read have zeros.
         """
-        rows, dropped = self._gathered()
-        kernels: Tensor = self.kernels
+        rows, dropped, shares = self._gathered()
+        kernels = self.kernels * shares.rsqrt().view(-1, *[1] * len(self.kernel_size))
         if dropped:
             kernels = torch.cat([kernels, kernels.new_zeros(1, *self.kernel_size)])
         whole = kernels[rows]
@@ -169,8 +172,12 @@ class SharedConvolution(nn.Module):
             whole = grouped.transpose(1, 2).flatten(0, 1)
         return whole
 
-    def _gathered(self) -> tuple[Tensor, bool]:
-        """The kernel each output of each channel takes, (C, outputs); and whether some take none: a row after all."""
+    def shares(self) -> Tensor:
+        """How many outputs take each kernel, (sum of q * channels,), at least 1."""
+        return self._gathered()[2]
+
+    def _gathered(self) -> tuple[Tensor, bool, Tensor]:
+        """The kernel each output of each channel takes, (C, outputs); whether some take none (a row more); `shares`."""
         key = (self.level.data_ptr(), self.level._version, self.packed.data_ptr(), self.packed._version)
         if self._layout[:4] != key:
             rows = torch.full((self.in_channels, self.outputs), len(self.kernels), device=self.level.device)
@@ -181,8 +188,10 @@ class SharedConvolution(nn.Module):
                     every = torch.arange(self.outputs, device=self.level.device)
                     rows[members] = own + (every if index is None else index.T)
                 start += q * channels
-            self._layout = (*key, rows, bool(self.shared) and self.shared[0][0] == 0)
-        return self._layout[4], self._layout[5]
+            taken = rows.flatten().bincount(minlength=len(self.kernels) + 1)[: len(self.kernels)]
+            dropped = bool(self.shared) and self.shared[0][0] == 0
+            self._layout = (*key, rows, dropped, taken.clamp_min(1).to(self.kernels.dtype))
+        return self._layout[4], self._layout[5], self._layout[6]
 
     def _prepare(self) -> None:
         """Put the dense weight together for the calls to come, without the channels that are not worth reading."""

@@ -25,6 +25,7 @@ from reports.profile import macs as count_macs
 from reports.units import count
 from students.blocks import Whole, find_wholes, take_out
 from students.groups import Locked, prove_groups, refuse_tied
+from students.hollow import hollow
 from students.kernels import SharedConvolution, densified
 from students.knife import Group, channels_of, cut, needs, scale_inputs
 from students.trial import Trial, first_line, output_of, sift
@@ -58,6 +59,7 @@ class Anatomy:
     wholes  blocks and branches, one unit each, after them
     locked  what must stay, with reasons
     macs    of one input, by torch's counter
+    hollow  groups, by number, whose last channel takes a block along, by its place among the wholes (`students.hollow`)
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Anatomy:
         owned = {_owner(whole, groups) for whole in self.wholes if whole.kind == "branch"}
         self.groups: tuple[Group, ...] = tuple(g for g in groups if "channel" in kinds or g in owned)
         self.channels = "channel" in kinds
+        self.hollow = hollow(trial, self.wholes, self.groups) if self.channels else {}
         self._index()
         self._needed = needs(dict(trial.twins[0].named_modules()), self.groups)
         if not len(self.wholes) and not (self.groups and self.channels):
@@ -156,9 +159,20 @@ class Anatomy:
 
     # -- cost ---------------------------------------------------------------------------------------------
 
-    def settle(self, alive: Alive) -> Alive:
-        """`alive` with the channels of dead branches dead, too."""
+    def hollowed(self, alive: Alive) -> Alive:
+        """`alive` with blocks that have no channel left dead, and the channels of dead blocks."""
         settled = alive.copy()
+        for group, place in self.hollow.items():
+            if not settled[self.span(group)].any():
+                settled[self.first_whole + place] = False
+        for group, place in self.hollow.items():
+            if not settled[self.first_whole + place]:
+                settled[self.span(group)] = False
+        return settled
+
+    def settle(self, alive: Alive) -> Alive:
+        """`hollowed`, and the channels of dead branches dead, too."""
+        settled = self.hollowed(alive)
         for place, group in self._owned.items():
             if not alive[self.first_whole + place]:
                 settled[self.span(group)] = False
@@ -166,7 +180,8 @@ class Anatomy:
 
     def cost(self, alive: Alive) -> int:
         """MACs of one input once the dead units are cut: per layer, macs * outs left / outs * ins left / ins."""
-        dead = (~self.settle(alive)).astype(np.float32)
+        alive = self.settle(alive)
+        dead = (~alive).astype(np.float32)
         outs = (self._full_out - self._outs @ dead) / self._full_out
         ins = (self._full_in - self._ins @ dead) / self._full_in
         there = ~(self._gates & ~alive).any(axis=1)
@@ -200,7 +215,8 @@ class Anatomy:
 
     def blocking(self, alive: Alive) -> str:
         """The layer that costs most of what is left, in words: what keeps a budget from being met."""
-        dead = (~self.settle(alive)).astype(np.float32)
+        alive = self.settle(alive)
+        dead = (~alive).astype(np.float32)
         outs = (self._full_out - self._outs @ dead) / self._full_out
         ins = (self._full_in - self._ins @ dead) / self._full_in
         left = self._base * outs * ins * ~(self._gates & ~alive).any(axis=1)
@@ -215,7 +231,7 @@ class Anatomy:
     def cut(self, network: nn.Module, alive: Alive) -> nn.Module:
         """Remove the dead units of `network`, in place where channels go, as a new graph where blocks go."""
         settled = self.settle(alive)
-        dead_wholes = [w for place, w in enumerate(self.wholes) if not alive[self.first_whole + place]]
+        dead_wholes = [w for place, w in enumerate(self.wholes) if not settled[self.first_whole + place]]
         gone = frozenset().union(*(w.inside for w in dead_wholes)) if dead_wholes else frozenset()
         dead = {g.name: torch.from_numpy(~settled[self.span(i)]) for i, g in enumerate(self.groups)}
         # A group whose layer goes as a whole with a dead block needs no cutting of its own.

@@ -35,7 +35,8 @@ from teachers.zoo import RESNET20_JPEG, RESNET56_JPEG
 
 RESULTS = Path(__file__).parents[2] / "reports" / "results"
 ROWS = Rows(
-    RESULTS / "gal-cifar10.jsonl", ("network", "method", "budget", "round_to", "epochs", "lr", "seed")
+    RESULTS / "gal-cifar10.jsonl",
+    ("network", "method", "budget", "round_to", "epochs", "search", "lr", "seed"),
 )
 
 
@@ -62,7 +63,7 @@ class Remembering(Teacher):
         return Remembering(there.name, there.module, there.signature, self.answers)
 
 
-def stage_of(method: str, budget: float, round_to: int, search: int) -> Stage:
+def stage_of(method: str, budget: float, round_to: int, search: float) -> Stage:
     """The stage that a row measures: `gal`, `gal-warm`, `gal-block`, `gal-joint`, or a baseline by its importance."""
     if method == "gal":
         return GAL(macs=budget, round_to=round_to, epochs=search)
@@ -116,7 +117,7 @@ class Bench:
         ).value
 
     def run(
-        self, method: str, budget: float, round_to: int, epochs: int, search: int, lr: float, seed: int
+        self, method: str, budget: float, round_to: int, epochs: int, search: float, lr: float, seed: int
     ) -> dict[str, Any]:
         """Prune, recalibrate, fine-tune for what is left of `epochs`, and measure after each."""
         torch.manual_seed(seed)
@@ -158,13 +159,14 @@ def table() -> str:
             f"(search counted), fine-tuned with soft targets at lr {lr:g}"
         )
         body = []
-        for method in dict.fromkeys(r["method"] for r in mine):
-            of = [r for r in mine if r["method"] == method]
+        for method, search in dict.fromkeys((r["method"], r["search"]) for r in mine):
+            of = [r for r in mine if (r["method"], r["search"]) == (method, search)]
             shown = [spread(r[step] for r in of) for step in ("macs", "cut", "recalibrated", "finetuned")]
             widths = ", ".join(str(width) for width in of[0]["widths"])
-            body.append((method, *shown, f"{of[0]['params'] / 1e3:.0f} k", widths))
+            body.append((method, f"{search:g}", *shown, f"{of[0]['params'] / 1e3:.0f} k", widths))
         head = (
             "method",
+            "of which search",
             "MACs left, %",
             "after the cut",
             "recalibrated",
@@ -189,7 +191,7 @@ def main() -> None:
         "--budgets", nargs="+", default=["0.5:8", "0.3:4"], help="share of the MACs : round_to"
     )
     parser.add_argument("--epochs", type=int, default=5, help="in all, the search counted")
-    parser.add_argument("--search", type=int, default=1, help="of which GAL searches")
+    parser.add_argument("--search", type=float, default=1, help="of which GAL searches")
     parser.add_argument("--lr", type=float, default=0.05, help="of the fine-tuning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -208,6 +210,7 @@ def main() -> None:
                     "budget": float(budget),
                     "round_to": int(round_to),
                     "epochs": arguments.epochs,
+                    "search": arguments.search if method.startswith("gal") else 0,
                     "lr": arguments.lr,
                     "seed": seed,
                 }
@@ -232,7 +235,7 @@ def main() -> None:
                     arguments.lr,
                     seed,
                 )
-                ROWS.add({**key, **row, "precision": arguments.precision, "search": arguments.search})
+                ROWS.add({**key, **row, "precision": arguments.precision})
                 write_text(RESULTS / "gal-cifar10-rows.md", table())
                 print({k: v for k, v in row.items() if k != "widths"}, flush=True)
 

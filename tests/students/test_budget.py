@@ -90,6 +90,10 @@ def test_a_budget_is_met_in_round_widths_that_are_never_nothing(
     assert cost(anatomy, alive) == anatomy.cost(alive) <= budget
     for number, group in enumerate(anatomy.groups):
         width = int(alive[anatomy.span(number)].sum())
+        if number in anatomy.hollow:
+            assert alive[anatomy.first_whole + anatomy.hollow[number]] == (width > 0)
+            if not width:
+                continue
         assert width == group.width or (
             0 < width < group.width and width % round_to == 0 and anatomy.channels
         )

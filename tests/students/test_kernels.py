@@ -61,6 +61,11 @@ def layer_of(levels: list[int], counts: list[int], outputs: int, seed: int = 0, 
     return layer
 
 
+def sharing(indices: Tensor | None, position: int, which: int) -> int:
+    """How many outputs take a kernel."""
+    return 1 if indices is None else int((indices[:, position] == which).sum())
+
+
 def slow_weight(layer: SharedConvolution) -> Tensor:
     """One kernel at a time, (C, outputs, *kernel_size)."""
     result = torch.zeros(layer.in_channels, layer.outputs, *layer.kernel_size)
@@ -72,7 +77,9 @@ def slow_weight(layer: SharedConvolution) -> Tensor:
             for output in range(layer.outputs):
                 if q:
                     which = output if indices[place] is None else int(indices[place][output, position])
-                    result[channel, output] = own[0][position, which]
+                    result[channel, output] = (
+                        own[0][position, which] / sharing(indices[place], position, which) ** 0.5
+                    )
     return result
 
 
@@ -105,7 +112,7 @@ def test_it_answers_and_learns_as_the_convolution_with_its_weight(name: str) -> 
     (layer(x) * target).sum().backward()
     (ordinary(x) * target).sum().backward()
     torch.testing.assert_close(layer(x), ordinary(x), rtol=1e-12, atol=1e-12)
-    # A centroid's gradient is the sum over the outputs that share it.
+    # A kernel's gradient is the sum over the outputs that share it, each with its factor.
     gradient = ordinary.weight.grad
     if not layer.transposed:
         gradient = gradient.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
@@ -118,11 +125,31 @@ def test_it_answers_and_learns_as_the_convolution_with_its_weight(name: str) -> 
         for position in range(channels):
             for output in range(layer.outputs):
                 which = output if indices[place] is None else int(indices[place][output, position])
-                want[position, which] += gradient[members[position], output]
+                share = sharing(indices[place], position, which)
+                want[position, which] += gradient[members[position], output] / share**0.5
         torch.testing.assert_close(own, want, rtol=1e-10, atol=1e-10)
     layer.eval()
     with torch.no_grad():
         torch.testing.assert_close(layer(x), ordinary(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_step_is_that_of_the_dense_weight_averaged_over_those_that_share() -> None:
+    layer = layer_of([0, 1, 2, 1, 2], [1, 3, 8], 8, kernel_size=(3, 3)).double()
+    dense = layer.dense()
+    x = torch.randn(4, 5, 6, 6, dtype=torch.float64)
+    for network in (layer, dense):
+        learn = torch.optim.SGD(network.parameters(), 0.1, weight_decay=0.3)
+        network(x).square().sum().backward()
+        learn.step()
+    moved = dense.weight.detach().transpose(0, 1).clone()  # (C, outputs, 3, 3)
+    for place, index in enumerate(layer.index()):
+        if index is None:
+            continue
+        for position, channel in enumerate((layer.level == place).nonzero()[:, 0].tolist()):
+            for which in index[:, position].unique():
+                together = index[:, position] == which
+                moved[channel, together] = moved[channel, together].mean(0)
+    torch.testing.assert_close(layer.weight().transpose(0, 1), moved, rtol=1e-9, atol=1e-9)
 
 
 @settings(deadline=None)
