@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compress.adversaries import Discriminator
-from compress.generated import feed
+from compress.generated import UnlessGenerated, feed
 from compress.losses import Reduction, discriminator_loss, generator_loss, output_matching
 from compress.optim import FISTA, Variant
 from compress.prune import describe
@@ -105,10 +105,7 @@ class GAL(Stage):
     generated: bool = False
     """play on images that `Generate` made, and see nothing of the task"""
 
-    @property
-    def sees(self) -> Sees:  # type: ignore[override]
-        """Inputs, unless they are generated."""
-        return Sees.NOTHING if self.generated else Sees.INPUTS
+    sees: ClassVar[Sees] = UnlessGenerated()  # type: ignore[assignment]
 
     def plan(self, state: State, signature: Signature) -> list[str]:
         """What would be touched, what is locked and why, and whether the budget can be met."""

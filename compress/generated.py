@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from compress.session import Session
+from compress.session import Sees, Session
 from compress.stage import State
 from teachers.task import Batch, Split, Splits
 
@@ -36,6 +37,13 @@ class Generated(Splits):
         for step in range(self.steps(split)):
             rows = order[step * self.batch : (step + 1) * self.batch].to(self.images.device)
             yield Batch((self.images[rows].float().to(device),))
+
+
+class UnlessGenerated:
+    """What a stage sees: on the class, and on a stage that is not `generated`, inputs; on one that is, nothing."""
+
+    def __get__(self, stage: Any, owner: type | None = None) -> Sees:
+        return Sees.NOTHING if stage is not None and stage.generated else Sees.INPUTS
 
 
 def feed(state: State, session: Session, generated: bool) -> None:

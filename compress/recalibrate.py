@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.generated import feed
+from compress.generated import UnlessGenerated, feed
 from compress.session import Sees, Session
 from compress.stage import Stage, State
 from teachers.spec import Field, spec
@@ -29,10 +29,7 @@ class Recalibrate(Stage):
     generated: bool = False
     """average over images that `Generate` made, and see nothing of the task"""
 
-    @property
-    def sees(self) -> Sees:  # type: ignore[override]
-        """Inputs, unless they are generated."""
-        return Sees.NOTHING if self.generated else Sees.INPUTS
+    sees: ClassVar[Sees] = UnlessGenerated()  # type: ignore[assignment]
 
     def __call__(self, state: State, session: Session) -> State:
         """Measure on a copy of the student. Raises ValueError where it has no batch norm with statistics."""
