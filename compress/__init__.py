@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compress.columns import Category as Category
+    from compress.columns import Number as Number
     from compress.dfad import DFAD as DFAD
     from compress.finetune import Finetune as Finetune
     from compress.gal import GAL as GAL
@@ -22,20 +24,24 @@ if TYPE_CHECKING:
     from compress.recalibrate import Recalibrate as Recalibrate
     from compress.session import Sees as Sees
     from compress.session import Session as Session
+    from compress.sobol import Sobol as Sobol
     from compress.stage import Ranking as Ranking
     from compress.stage import Stage as Stage
     from compress.stage import State as State
 
 _HOMES = {
+    "Category": "compress.columns",
     "DFAD": "compress.dfad",
     "Finetune": "compress.finetune",
     "GAL": "compress.gal",
     "Generate": "compress.generate",
     "KSE": "compress.kse",
+    "Number": "compress.columns",
     "Prune": "compress.prune",
     "Recalibrate": "compress.recalibrate",
     "Sees": "compress.session",
     "Session": "compress.session",
+    "Sobol": "compress.sobol",
     "Ranking": "compress.stage",
     "Stage": "compress.stage",
     "State": "compress.stage",

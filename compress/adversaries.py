@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from compress.columns import Category, Number, fit
 from compress.losses import fine
 from teachers.signature import Signature
 
@@ -133,6 +134,67 @@ class Generator(nn.Module):
     def revive(self) -> None:
         """Draw the first layer anew: what a collapsed generator makes of its latents is all alike."""
         self.lift.reset_parameters()
+
+
+class Rows(nn.Module):
+    """Draws rows of a table from latents z ~ N(0, I): latent -> 128 -> 128 -> one number or more a column.
+
+    Between the layers batch norm and LeakyReLU(0.2). Numbers lie between their bounds (a sigmoid), whole ones are
+    rounded with the slope of what was not; categories are hard Gumbel-softmax samples at temperature 0.5, with the
+    slope of the soft ones. Without columns a batch norm without weights holds every batch at mean 0 and variance 1,
+    which is all that can be assumed.
+
+    Raises ValueError where the columns are not what the teacher takes.
+    """
+
+    def __init__(
+        self, signature: Signature, latent: int, columns: tuple[Number | Category, ...] = ()
+    ) -> None:
+        super().__init__()
+        ((count,),) = signature.inputs
+        self.latent, self.columns = latent, columns
+        if columns:
+            fit(columns, signature.inputs)
+        self.lift = nn.Linear(latent, 128)
+        self.body = nn.Sequential(
+            nn.BatchNorm1d(128), nn.LeakyReLU(0.2), nn.Linear(128, 128), nn.BatchNorm1d(128), nn.LeakyReLU(0.2),
+            nn.Linear(128, count),
+        )  # fmt: skip
+        self.even = None if columns else nn.BatchNorm1d(count, affine=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latents (n, latent) -> rows (n, inputs), as the teacher takes them."""
+        x = fine(self.body(self.lift(z)))
+        if self.even is not None:
+            return self.even(x)  # type: ignore[no-any-return]
+        sizes = [column.size if isinstance(column, Category) else 1 for column in self.columns]
+        parts = []
+        for column, part in zip(self.columns, x.split(sizes, 1), strict=True):
+            if isinstance(column, Number):
+                parts.append(column.of(torch.sigmoid(part)))
+            else:
+                parts.append(nn.functional.gumbel_softmax(part, tau=0.5, hard=True))
+        return torch.cat(parts, 1)
+
+    @torch.no_grad()
+    def revive(self) -> None:
+        """Draw the first layer anew: what a collapsed generator makes of its latents is all alike."""
+        self.lift.reset_parameters()
+
+
+def drawer(
+    signature: Signature,
+    latent: int,
+    width: int,
+    output: Output | None,
+    columns: tuple[Number | Category, ...],
+) -> Generator | Rows:
+    """The generator for what a teacher takes: rows for one input of one dimension, images otherwise."""
+    if len(signature.inputs) == 1 and len(signature.inputs[0]) == 1:
+        return Rows(signature, latent, columns)
+    if columns:
+        fit(columns, signature.inputs)  # which says that they do not
+    return Generator(signature, latent, width, output)
 
 
 def _image(signature: Signature) -> tuple[int, int, int]:

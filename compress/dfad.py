@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.adversaries import Generator, Output
+from compress.adversaries import Output, Rows, drawer
 from compress.album import Album
 from compress.bank import Bank
 from compress.choice import Choice
+from compress.columns import Category, Number
 from compress.guard import Guard
 from compress.losses import (
     Ascent,
@@ -111,6 +112,8 @@ class DFAD(Stage):
     """channels of the generator's last layer but one"""
     output: Output | None = None
     """of the generator, see `adversaries.Generator`; None: pixels where the teacher's normalisation is known"""
+    columns: tuple[Number | Category, ...] = ()
+    """for a teacher that takes rows of numbers: what they may be; without, mean 0 and variance 1 are assumed"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """of the student; from scratch, that is: one with inherited weights wants a tenth or less"""
     generator_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
@@ -196,7 +199,7 @@ class Game:
         self.teacher, self.student = teacher, student
         fits(teacher, student)
         self.generator = session.place(
-            Generator(teacher.signature, settings.latent, settings.width, settings.output)
+            drawer(teacher.signature, settings.latent, settings.width, settings.output, settings.columns)
         )
         options = self.options
         self.priors = Priors(teacher, options.batch_norm, options.one_hot, options.balance)
@@ -384,7 +387,9 @@ class Game:
         }  # fmt: skip
         self.held.add(images[:_A_TIME], answers[:_A_TIME], self.session.generator)
         told |= self.choice.judge(self.student, self.held, self.session, epoch, self.settings.epochs)
-        if epoch in Album.moments(self.session.epochs_of(self.settings.epochs)):
+        if not isinstance(self.generator, Rows) and epoch in Album.moments(
+            self.session.epochs_of(self.settings.epochs)
+        ):
             self.album.put(epoch, self.generator.pixels(images), answers)
         if told["class_entropy"] < 0.5 or told["variety"] < 1e-2:
             self.generator.revive()

@@ -62,7 +62,8 @@ class GAL(Stage):
     epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2
     """passes over train, the last of which may be a part of one"""
     structures: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("channel",)
-    """what may be cut: channel groups, residual blocks, inception branches, or several of them jointly"""
+    """what may be cut: channel groups, residual blocks, inception branches, or several of them jointly: of channels and
+    blocks, a block also goes when the last channels inside it are worth least (`students.hollow`)"""
     round_to: Annotated[int, Field(ge=1)] = 8
     """widths are multiples of this, or left alone: odd widths cost accuracy and buy no time"""
     spare: tuple[str, ...] = ()

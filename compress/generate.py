@@ -8,9 +8,10 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from compress.adversaries import Generator, Output
+from compress.adversaries import Generator, Output, Rows, drawer
 from compress.album import Album
 from compress.bank import Bank
+from compress.columns import Category, Number
 from compress.losses import fine
 from compress.priors import Priors
 from compress.session import Sees, Session
@@ -50,6 +51,8 @@ class Generate(Stage):
     """channels of the generator's last layer but one"""
     output: Output | None = None
     """of the generator, see `adversaries.Generator`; None: pixels where the teacher's normalisation is known"""
+    columns: tuple[Number | Category, ...] = ()
+    """for a teacher that takes rows of numbers: what they may be; without, mean 0 and variance 1 are assumed"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     """of the generator's Adam"""
     batch_norm: Weight = 1.0
@@ -69,7 +72,9 @@ class Generate(Stage):
         """Teach the generator, keep images. Raises ValueError where it does not fit the teacher, or it collapsed."""
         teacher = state.teacher().to(session.device)
         priors = Priors(teacher, self.batch_norm, self.one_hot, self.balance)
-        generator = session.place(Generator(teacher.signature, self.latent, self.width, self.output))
+        generator = session.place(
+            drawer(teacher.signature, self.latent, self.width, self.output, self.columns)
+        )
         learn = torch.optim.Adam(generator.parameters(), self.lr)
         kept, album = Bank(self.images, session.device), Album()
         epochs = session.epochs_of(self.epochs)
@@ -94,9 +99,9 @@ class Generate(Stage):
             )  # fmt: skip
             if epoch >= epochs - late:
                 kept.add(images, answers, session.generator)
-            if epoch in Album.moments(epochs):
+            if not isinstance(generator, Rows) and epoch in Album.moments(epochs):
                 album.put(epoch, generator.pixels(images[: 10 * self.batch]), answers[: 10 * self.batch])
-        return replace(state, images=self._proven(kept, album, teacher, session))
+        return replace(state, generated=self._proven(kept, album, teacher, session))
 
     def _latents(self, session: Session, count: int | None = None) -> Tensor:
         drawn = torch.randn((count or self.batch, self.latent), generator=session.generator)
@@ -104,7 +109,7 @@ class Generate(Stage):
 
     @torch.no_grad()
     def _draw(
-        self, generator: Generator, teacher: Teacher, session: Session, count: int
+        self, generator: Generator | Rows, teacher: Teacher, session: Session, count: int
     ) -> tuple[Tensor, Tensor]:
         """New images, in batches as the generator was taught: its norms see a batch at a time."""
         drawn = []

@@ -1,4 +1,4 @@
-"""Generated images as what a stage learns from, in place of the task's."""
+"""Generated inputs as what a stage learns from, in place of the task's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from teachers.task import Batch, Split, Splits
 
 
 class Generated(Splits):
-    """Images that a stage made, as a train split: `batch` of them at a time, shuffled, never altered."""
+    """Inputs that a stage made, as a train split: `batch` of them at a time, shuffled, never altered."""
 
-    def __init__(self, images: Tensor, batch: int = 128) -> None:
-        self.images, self.batch = images, min(batch, len(images))
+    def __init__(self, inputs: Tensor, batch: int = 128) -> None:
+        self.inputs, self.batch = inputs, min(batch, len(inputs))
 
     def samples(self, split: Split) -> int:
         """All of them are train."""
-        return len(self.images) if split is Split.TRAIN else 0
+        return len(self.inputs) if split is Split.TRAIN else 0
 
     def steps(self, split: Split) -> int:
         """Whole batches only, where there is one."""
@@ -31,12 +31,12 @@ class Generated(Splits):
         self, split: Split, device: torch.device, generator: torch.Generator | None = None
     ) -> Iterator[Batch]:
         """One pass, shuffled where a generator is given."""
-        order = torch.arange(len(self.images))
+        order = torch.arange(len(self.inputs))
         if generator is not None:
-            order = torch.randperm(len(self.images), generator=generator)
+            order = torch.randperm(len(self.inputs), generator=generator)
         for step in range(self.steps(split)):
-            rows = order[step * self.batch : (step + 1) * self.batch].to(self.images.device)
-            yield Batch((self.images[rows].float().to(device),))
+            rows = order[step * self.batch : (step + 1) * self.batch].to(self.inputs.device)
+            yield Batch((self.inputs[rows].float().to(device),))
 
 
 class UnlessGenerated:
@@ -47,15 +47,15 @@ class UnlessGenerated:
 
 
 def feed(state: State, session: Session, generated: bool) -> None:
-    """Let a stage learn from the images in `state`, where it is `generated`, in place of the task's.
+    """Let a stage learn from the inputs in `state`, where it is `generated`, in place of the task's.
 
     Raises ValueError where there are none.
     """
     if not generated:
         return
-    if state.images is None:
+    if state.generated is None:
         raise ValueError(
-            f"{session.name} is to learn from generated images, and no stage before it made any: put compress.Generate "
+            f"{session.name} is to learn from generated inputs, and no stage before it made any: put compress.Generate "
             "in front, or set generated to false"
         )
-    session.feed(Generated(state.images))
+    session.feed(Generated(state.generated))

@@ -30,8 +30,8 @@ class State:
     teachers: tuple[Teacher, ...]
     student: nn.Module | None = None
     ranking: Ranking | None = None
-    images: Tensor | None = None
-    """(n, ...) inputs that a stage made without having seen any, see `compress.Generate`"""
+    generated: Tensor | None = None
+    """(n, ...) inputs that a stage made without having seen any: `compress.Generate`, `compress.Sobol`"""
 
     def teacher(self) -> Teacher:
         """The only teacher. Raises ValueError where there are several, and says how to choose."""

@@ -32,14 +32,19 @@ def check(stage: Stage, before: Mapping[str, str], state: State, made: State) ->
         known = [before["student"]] if state.student is not None else list(before.values())
         same_student = fingerprint(made.student) in known
     room = [[teacher.name for teacher in which.teachers] for which in (state, made)]
-    if same_student and room[0] == room[1] and made.ranking == state.ranking and made.images is state.images:
+    if (
+        same_student
+        and room[0] == room[1]
+        and made.ranking == state.ranking
+        and made.generated is state.generated
+    ):
         equal = (
             "the student equals what went in, to the bit"
             if made.student is not None
             else "there is no student"
         )
         raise ValueError(
-            f"{name} changed nothing: {equal}, and teachers, ranking and images are as they were. Usual causes: a "
-            "layer pattern that matches nothing, a budget that was met already, a learning rate too small to "
+            f"{name} changed nothing: {equal}, and teachers, ranking and generated inputs are as they were. Usual "
+            "causes: a layer pattern that matches nothing, a budget that was met already, a learning rate too small to "
             "move a weight"
         )

@@ -129,7 +129,7 @@ def _commit(home: Path) -> str | None:
 
 
 def put_away(state: State, folder: Path, recipe: Recipe) -> None:
-    """Save what a stage left: the names of the teachers in the room, the ranking, the student, generated images.
+    """Save what a stage left: the names of the teachers in the room, the ranking, the student, generated inputs.
 
     A student that cannot be traced is kept as the call that made the only teacher's network, and the changes.
     """
@@ -145,10 +145,10 @@ def put_away(state: State, folder: Path, recipe: Recipe) -> None:
         "teachers": [teacher.name for teacher in state.teachers],
         "ranking": [list(ranking.names), list(ranking.scores)] if ranking else None,
         "student": state.student is not None,
-        "images": state.images is not None,
+        "generated": state.generated is not None,
     }
-    if state.images is not None:
-        save_states(folder / "images.safetensors", {"images": state.images.cpu()})
+    if state.generated is not None:
+        save_states(folder / "generated.safetensors", {"inputs": state.generated.cpu()})
     write_json(folder / "state.json", note)
 
 
@@ -163,8 +163,8 @@ def take_out(folder: Path, recipe: Recipe, teachers: tuple[Teacher, ...]) -> Sta
     if kept["ranking"]:
         names, scores = kept["ranking"]
         state = replace(state, ranking=Ranking(tuple(names), tuple(scores)))
-    if kept["images"]:
-        state = replace(state, images=load_states(folder / "images.safetensors")["images"])
+    if kept["generated"]:
+        state = replace(state, generated=load_states(folder / "generated.safetensors")["inputs"])
     if not kept["student"]:
         return state
     # A network of the user's own is made by the user's own package, which the page named already.

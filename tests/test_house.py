@@ -98,8 +98,8 @@ def test_given_networks_stay_the_same_to_the_bit(recipe: Recipe, teacher: Teache
         made = stage(state, Session.bare(TASK, sees=stage.sees))
         assert [folders.fingerprint(teacher.module), folders.fingerprint(student)] == before
         assert [(p.requires_grad, p.grad) for p in student.parameters()] == modes
-        assert made.student is not student or made.images is not state.images
-        state = replace(state, images=made.images)
+        assert made.student is not student or made.generated is not state.generated
+        state = replace(state, generated=made.generated)
 
 
 @each

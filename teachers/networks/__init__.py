@@ -4,9 +4,10 @@ from teachers.networks.densenet import DenseNet
 from teachers.networks.digits import DigitsCNN
 from teachers.networks.googlenet import GoogLeNet
 from teachers.networks.lenet import LeNet, LeNet5
+from teachers.networks.mlp import MLP
 from teachers.networks.network import Network
 from teachers.networks.own import Own
 from teachers.networks.resnet import ResNet
 from teachers.networks.vgg import VGG
 
-__all__ = ["VGG", "DenseNet", "DigitsCNN", "GoogLeNet", "LeNet", "LeNet5", "Network", "Own", "ResNet"]
+__all__ = ["MLP", "VGG", "DenseNet", "DigitsCNN", "GoogLeNet", "LeNet", "LeNet5", "Network", "Own", "ResNet"]

@@ -3,7 +3,11 @@
 from teachers.tasks.folder import ImageFolder
 from teachers.tasks.images import Digits, Images
 from teachers.tasks.published import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from teachers.tasks.tables import BreastCancer, Table
 from teachers.tasks.toy import Toy
 from teachers.tasks.unseen import Unseen
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "Images", "Toy", "Unseen"]
+__all__ = [
+    "CIFAR10", "CIFAR100", "MNIST", "BreastCancer", "Digits", "FashionMNIST", "ImageFolder", "Images", "Table", "Toy",
+    "Unseen",
+]  # fmt: skip

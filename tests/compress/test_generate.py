@@ -35,9 +35,9 @@ def test_it_leaves_images_that_the_teacher_finds_more_familiar_than_noise(teache
     session = bench(report=lambda values, _: told.append(dict(values)))
     made = Generate(**{**QUICK, "epochs": 8})(State((teacher,)), session)
     assert made.student is None
-    assert made.images is not None
-    assert made.images.shape == (96, *teacher.signature.inputs[0])
-    assert made.images.isfinite().all()
+    assert made.generated is not None
+    assert made.generated.shape == (96, *teacher.signature.inputs[0])
+    assert made.generated.isfinite().all()
     priors = Priors(teacher, 1.0, 0.0, 1.0)
 
     def lacks(images: torch.Tensor) -> float:
@@ -45,8 +45,8 @@ def test_it_leaves_images_that_the_teacher_finds_more_familiar_than_noise(teache
             answers = teacher(images)
         return priors(answers, seen).item()
 
-    noise = torch.randn(made.images.shape, generator=torch.Generator().manual_seed(1))
-    assert lacks(made.images.float()) < 0.8 * lacks(noise)
+    noise = torch.randn(made.generated.shape, generator=torch.Generator().manual_seed(1))
+    assert lacks(made.generated.float()) < 0.8 * lacks(noise)
     assert told[-1]["prior"] < told[0]["prior"]
     assert not session.read
     assert any("96 images were generated from the weights of toy alone" in note for note in session.notes)
@@ -69,7 +69,7 @@ def test_images_come_from_the_later_generators_alone(teacher: Teacher) -> None:
             seen.append(len(images))
             return torch.full_like(images, float(len(seen))) + 1e-2 * images, answers
 
-    made = Counting(**{**QUICK, "images": 30, "epochs": 5})(State((teacher,)), bench()).images
+    made = Counting(**{**QUICK, "images": 30, "epochs": 5})(State((teacher,)), bench()).generated
     assert made is not None
     assert seen == [10] * 5
     ages = made.float().mean((1, 2, 3)).round().int().tolist()
@@ -84,11 +84,11 @@ def test_a_broken_run_resumes_to_the_bit(teacher: Teacher, tmp_path: Path) -> No
         if step == 2:
             raise Break
 
-    whole = Generate(**QUICK)(State((teacher,)), bench()).images
+    whole = Generate(**QUICK)(State((teacher,)), bench()).generated
     with pytest.raises(Break):
         Generate(**QUICK)(State((teacher,)), bench(folder=tmp_path, report=broken))
     torch.manual_seed(7)
-    again = Generate(**QUICK)(State((teacher,)), Session(sees=Sees.NOTHING, folder=tmp_path)).images
+    again = Generate(**QUICK)(State((teacher,)), Session(sees=Sees.NOTHING, folder=tmp_path)).generated
     assert whole is not None
     assert again is not None
     assert torch.equal(whole, again)
@@ -105,9 +105,9 @@ def test_a_teacher_without_norms_needs_another_prior() -> None:
     with pytest.raises(ValueError, match="'plain' has no batch norm with running statistics"):
         Generate(**QUICK)(State((plain,)), bench())
     made = Generate(**QUICK, batch_norm=0)(State((plain,)), bench())
-    assert made.images is not None
+    assert made.generated is not None
     with torch.no_grad():
-        assert class_entropy(plain(made.images.float())) > 0.5
+        assert class_entropy(plain(made.generated.float())) > 0.5
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_they_see_nothing_and_the_ledger_says_so(stage: Stage, generated: State)
     assert set(session.read) == {"generated"}
     assert session.read["generated"] > 0
     assert made.student is not None
-    assert made.images is generated.images
+    assert made.generated is generated.generated
     assert made.student is not student
 
 
@@ -190,14 +190,14 @@ def test_generated_images_have_no_labels() -> None:
 def test_recalibrated_statistics_are_those_of_the_generated_images(
     generated: State, teacher: Teacher
 ) -> None:
-    assert generated.images is not None
+    assert generated.generated is not None
     made = Recalibrate(batches=6, generated=True)(generated, bench()).student
     assert made is not None
     first = next(m for m in made.modules() if isinstance(m, nn.BatchNorm2d))
     conv = next(m for m in teacher.module.modules() if isinstance(m, nn.Conv2d))
     # 6 batches of 96 images are 6 passes of one batch with all of them: the average is that of all.
     with torch.no_grad():
-        wanted = conv(generated.images.float()).mean((0, 2, 3))
+        wanted = conv(generated.generated.float()).mean((0, 2, 3))
     torch.testing.assert_close(first.running_mean, wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from teachers.networks import VGG, DenseNet, DigitsCNN, GoogLeNet, LeNet, LeNet5, Own, ResNet
+from teachers.networks import MLP, VGG, DenseNet, DigitsCNN, GoogLeNet, LeNet, LeNet5, Own, ResNet
 
 RGB, GREY, TINY = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
@@ -25,6 +25,7 @@ SIZES = [
     (LeNet5(), GREY, 61_706, 416_520, (None, None)),
     (LeNet(), GREY, 431_080, 2_293_000, (0.431, 2.293)),
     (DigitsCNN(), TINY, 56_554, 1_788_544, (None, None)),
+    (MLP(inputs=30, classes=10), (30,), 6_922, 6_656, (None, None)),
 ]
 NAMES = [
     f"{type(network).__name__}{getattr(network, 'depth', '')}{getattr(network, 'shortcut', '')}"
