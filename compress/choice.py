@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compress.average import Average
 from compress.bank import Bank
 from compress.losses import relative_gap
 from compress.session import Session
@@ -19,33 +20,24 @@ class Choice:
     """Which student to return, judged on held-out images; and its running average, where one is kept."""
 
     def __init__(self, student: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.mean = copy.deepcopy(student) if decay else None
+        self.mean = Average(student, decay) if decay else None
         self.best: dict[str, Tensor] = {}
         self.epoch, self.ratio, self.agreement = -1, math.inf, 0.0
         self.smooth, self.lowest = math.inf, math.inf
         self.steps = 0
 
-    @torch.no_grad()
     def follow(self, student: nn.Module) -> None:
         """Count a step, and take it into the average."""
         self.steps += 1
-        if self.mean is None:
-            return
-        # Early on the average is over what there is.
-        decay = min(self.decay, self.steps / (self.steps + 10))
-        for mine, its in zip(self.mean.state_dict().values(), student.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(its, 1 - decay)
-            else:
-                mine.copy_(its)
+        if self.mean is not None:
+            self.mean.follow(student)
 
     @torch.no_grad()
     def judge(
         self, student: nn.Module, held: Bank, session: Session, epoch: int, epochs: int
     ) -> dict[str, float]:
         """Agreement and relative gap on all held-out images; the best of the second half of the epochs is kept."""
-        network = self.mean if self.mean is not None else student
+        network = self.mean.network if self.mean is not None else student
         training = network.training
         network.eval()
         given, wanted = [], []
@@ -70,13 +62,13 @@ class Choice:
 
     def state_dict(self) -> dict[str, Any]:
         """All of it."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("mean", "best", "decay")}
+        plain = {name: value for name, value in vars(self).items() if name not in ("mean", "best")}
         return {**plain, "best": self.best, "mean": None if self.mean is None else self.mean.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
         for name in vars(self):
-            if name not in ("mean", "decay"):
+            if name != "mean":
                 setattr(self, name, state[name])
         if self.mean is not None:
             self.mean.load_state_dict(state["mean"])

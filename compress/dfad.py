@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.adversaries import Output, Rows, drawer
 from compress.album import Album
+from compress.average import Average
 from compress.bank import Bank
 from compress.choice import Choice
 from compress.columns import Category, Number
@@ -62,6 +63,7 @@ class Options:
     balance: float = 0.0
     replay: float = 0.0
     average: float = 0.0
+    generator_average: float = 0.0
     features: float = 0.0
     enough: float | None = None
 
@@ -153,6 +155,9 @@ class DFAD(Stage):
     """how many images are kept for that"""
     average: Share | None = None
     """decay of the student's running average, which then is what is measured and returned; 0 takes none"""
+    generator_average: Share | None = None
+    """decay of a running average of the generator, which draws the images of every other student step: what has been
+    looked at is not forgotten at once; 0 takes none"""
     features: Weight | None = None
     """weight of matching the outputs of blocks whose shape is the same in student and teacher"""
     enough: Annotated[float, Field(gt=0)] | None = None
@@ -222,6 +227,8 @@ class Game:
         self.past = Bank(settings.bank, session.device)
         self.held = Bank(_HELD, session.device)
         self.choice = Choice(student, self.options.average)
+        slow = self.options.generator_average
+        self.slow = Average(self.generator, slow) if slow else None
         self.album = Album()
         self.lesson: tuple[Tensor, Tensor] | None = None
         self.sums: dict[str, list[float]] = {}
@@ -235,7 +242,8 @@ class Game:
 
     def keep(self) -> dict[str, Stateful]:
         """All that a resumed game needs."""
-        return {
+        slow = {"slow": self.slow} if self.slow is not None else {}
+        return slow | {
             "student": self.student, "generator": self.generator, "learn": self.learn, "tease": self.tease,
             "schedule": self.schedules[0], "pace": self.schedules[1], "past": self.past, "held": self.held,
             "choice": self.choice, "album": self.album, "guard": self.guard,
@@ -302,6 +310,8 @@ class Game:
             parameter.grad = gradient
         if self.guard.sound(loss, self.generator):
             self.tease.step()
+            if self.slow is not None:
+                self.slow.follow(self.generator)
 
     # -- what they play with ------------------------------------------------------------------------------
 
@@ -315,11 +325,12 @@ class Game:
         return self.teacher(images.to(self.session.device))
 
     @torch.no_grad()
-    def _draw(self, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """New images of the generator, and the teacher's answers."""
+    def _draw(self, count: int | None = None, slow: bool = False) -> tuple[Tensor, Tensor]:
+        """New images of the generator, or of its average, and the teacher's answers."""
         latents = self._latents(count)
+        generator = self.slow.network if slow and self.slow is not None else self.generator
         with self.session.autocast():
-            images = self.generator(latents)
+            images = generator(latents)
             return images, fine(self.teacher(images))
 
     def _images(self, step: int) -> tuple[Tensor, Tensor]:
@@ -328,6 +339,8 @@ class Game:
         back = math.floor((step + 1) * self.options.replay) > math.floor(step * self.options.replay)
         if back and len(self.past) > self.settings.batch:
             return self.past.draw(self.settings.batch, self.session.generator)
+        if self.slow is not None and step % 2:
+            return self._draw(slow=True)
         if self.options.batches == "shared":
             assert self.lesson is not None
             return self.lesson

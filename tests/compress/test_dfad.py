@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress import DFAD, Prune, Session, State
 from compress.adversaries import Generator
+from compress.average import Average
 from compress.dfad import PRESETS, Game
 from compress.losses import discrepancy
 from compress.match import shared_blocks
@@ -261,10 +262,47 @@ def test_the_running_average_is_what_is_returned(teacher: Teacher) -> None:
         game.teach()
     weights = [p.clone() for p in game.student.parameters()]
     assert game.choice.mean is not None
-    mean = list(game.choice.mean.parameters())
+    mean = list(game.choice.mean.network.parameters())
     assert not any(torch.equal(a, b) for a, b in zip(weights, mean, strict=True) if a.numel() > 8)
     game.look(3)
     assert all(torch.equal(a, b) for a, b in zip(game.chosen().parameters(), mean, strict=True))
+
+
+def test_the_generators_average_draws_every_other_step(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    game = game_of(teacher, generator_average=0.5, batches="shared", replay=0, student_steps=5)
+    assert game.slow is not None
+    before = copy.deepcopy(game.generator.state_dict())
+    game.seek()
+    game.seek()
+    # After one step and two: d is 1 / 11 and 2 / 12 at most, so early on it is nearly the generator itself.
+    weight = "head.weight"
+    assert not torch.equal(game.generator.state_dict()[weight], before[weight])
+    assert game.slow.steps == 2
+    drawn: list[nn.Module] = []
+    for network in (game.generator, game.slow.network):
+        network.register_forward_hook(lambda module, *_: drawn.append(module))
+    game.teach()
+    assert drawn == [game.slow.network] * 2  # steps 1 and 3 of 0 to 4
+    assert game_of(teacher).slow is None
+
+
+def test_a_running_average_follows_its_formula() -> None:
+    networks = [nn.BatchNorm1d(2) for _ in range(3)]
+    for number, network in enumerate(networks):
+        nn.init.constant_(network.weight, float(number))
+        network.num_batches_tracked.fill_(number)  # type: ignore[union-attr]
+    mean = Average(networks[0], 0.15)
+    mean.follow(networks[1])
+    torch.testing.assert_close(mean.network.weight, torch.full((2,), 10 / 11))
+    mean.follow(networks[2])
+    torch.testing.assert_close(mean.network.weight, torch.full((2,), 0.15 * 10 / 11 + 0.85 * 2))
+    assert mean.network.num_batches_tracked == 2
+    again = Average(networks[0], 0.15)
+    again.load_state_dict(mean.state_dict())
+    assert torch.equal(again.network.weight, mean.network.weight)
+    assert again.steps == 2
 
 
 def test_albums_show_every_class(teacher: Teacher) -> None:
@@ -351,10 +389,10 @@ class Cut(Exception):
     [
         {},
         {"preset": "official"},
-        {"preset": "zskt", "average": 0.9},
+        {"preset": "zskt", "average": 0.9, "generator_average": 0.9},
         {"batch_norm": 1.0, "warmup": 2, "bank": 20},
     ],
-    ids=["default", "official", "zskt with an average", "with a warm-up"],
+    ids=["default", "official", "zskt with averages", "with a warm-up"],
 )
 def test_cut_and_resumed_equals_unbroken(fields: dict[str, Any], teacher: Teacher, tmp_path: Path) -> None:
     stage = DFAD(**{**QUICK, **fields})
