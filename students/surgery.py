@@ -180,12 +180,17 @@ class Anatomy:
 
     def cost(self, alive: Alive) -> int:
         """MACs of one input once the dead units are cut: per layer, macs * outs left / outs * ins left / ins."""
+        return self._other + round(float(self._left(alive).sum()))
+
+    def _left(self, alive: Alive) -> Values:
+        """MACs of every layer once the dead units are cut: (layers,)."""
         alive = self.settle(alive)
         dead = (~alive).astype(np.float32)
         outs = (self._full_out - self._outs @ dead) / self._full_out
         ins = (self._full_in - self._ins @ dead) / self._full_in
         there = ~(self._gates & ~alive).any(axis=1)
-        return self._other + round(float((self._base * outs * ins * there).sum()))
+        left: Values = self._base * outs * ins * there
+        return left
 
     def prices(self) -> Values:
         """MACs that leave with each unit alone, by the uncut network: (units,)."""
@@ -215,11 +220,7 @@ class Anatomy:
 
     def blocking(self, alive: Alive) -> str:
         """The layer that costs most of what is left, in words: what keeps a budget from being met."""
-        alive = self.settle(alive)
-        dead = (~alive).astype(np.float32)
-        outs = (self._full_out - self._outs @ dead) / self._full_out
-        ins = (self._full_in - self._ins @ dead) / self._full_in
-        left = self._base * outs * ins * ~(self._gates & ~alive).any(axis=1)
+        left = self._left(alive)
         worst = int(np.argmax(left))
         name = self.layers[worst].name
         locks = [lock for lock in self.locked if name in lock.modules] if self.channels else []

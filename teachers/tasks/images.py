@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
 
 from teachers.signature import Signature
 from teachers.spec import Field, spec
-from teachers.task import Splits, Task
+from teachers.task import Splits
+from teachers.tasks.labelled import Labelled
 from teachers.tasks.splits import MemorySplits, Samples, stratified
 
 Positive = Annotated[float, Field(gt=0)]
@@ -18,7 +18,7 @@ Pixels = Annotated[int, Field(ge=0)]
 
 
 @spec
-class Images(Task):
+class Images(Labelled):
     """Images of one size, one label each, judged by the share of right answers.
 
     Images in [0, 1] enter the network as (x - mean) / std. Val is held out of train, the same share of each
@@ -56,11 +56,6 @@ class Images(Task):
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
 
-    @property
-    @abstractmethod
-    def labels(self) -> tuple[str, ...]:
-        """The names of the classes in the order of the network's outputs."""
-
     @abstractmethod
     def read(self, folder: Path | None) -> tuple[Samples, Samples]:
         """All of train (val not yet held out) and of test. Raises ValueError with what is missing."""
@@ -84,19 +79,6 @@ class Images(Task):
             crop=self.crop,
             flip=self.flip,
         )
-
-    def predict(self, outputs: Tensor) -> Tensor:
-        """The label with the largest output: (n, classes) -> (n,)."""
-        return outputs.argmax(dim=1)
-
-    def score(self, predictions: Tensor, targets: Tensor) -> float:
-        """Accuracy."""
-        return float((predictions == targets).double().mean())
-
-    @property
-    def chance(self) -> float:
-        """One out of the number of classes."""
-        return 1 / len(self.labels)
 
 
 @spec

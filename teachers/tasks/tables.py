@@ -13,12 +13,13 @@ from torch import Tensor
 
 from teachers.signature import Signature
 from teachers.spec import Field, spec
-from teachers.task import Batch, Split, Splits, Task
+from teachers.task import Batch, Split, Splits
+from teachers.tasks.labelled import Labelled
 from teachers.tasks.splits import stratified
 
 
 @spec
-class Table(Task):
+class Table(Labelled):
     """Rows of numbers, judged by the share of right answers; each column enters with mean 0 and deviation 1 over train.
 
     A fifth of each class, always the same, is the test split; val is held out of the rest.
@@ -37,11 +38,6 @@ class Table(Task):
     def width(self) -> int:
         """How many columns there are."""
 
-    @property
-    @abstractmethod
-    def labels(self) -> tuple[str, ...]:
-        """The names of the classes in the order of the network's outputs."""
-
     @abstractmethod
     def read(self, folder: Path | None) -> tuple[Tensor, Tensor]:
         """All rows (n, width), as they are, and their labels (n,). Raises ValueError with what is missing."""
@@ -58,19 +54,6 @@ class Table(Task):
         return TableSplits(rows, labels, {
             Split.TRAIN: taught[kept], Split.VAL: taught[held], Split.TEST: test,
         }, self.batch)  # fmt: skip
-
-    def predict(self, outputs: Tensor) -> Tensor:
-        """The label with the largest output: (n, classes) -> (n,)."""
-        return outputs.argmax(dim=1)
-
-    def score(self, predictions: Tensor, targets: Tensor) -> float:
-        """Accuracy."""
-        return float((predictions == targets).double().mean())
-
-    @property
-    def chance(self) -> float:
-        """One out of the number of classes."""
-        return 1 / len(self.labels)
 
 
 @spec

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from torch import Tensor
 
 from teachers.signature import Signature
 from teachers.spec import Field, spec
-from teachers.task import Batch, Split, Splits, Task
+from teachers.task import Batch, Split, Splits
 from teachers.tasks.images import Positive
+from teachers.tasks.labelled import Labelled
 
 Side = Annotated[int, Field(ge=1)]
 
 
 @spec
-class Unseen(Task):
+class Unseen(Labelled):
     """Images that nobody has: for networks that are compressed with nothing but their own weights.
 
     Nothing can be scored: neither teacher nor student, and a run says so. `mean` and `std` are what the network was
@@ -58,19 +58,6 @@ class Unseen(Task):
     def open(self, folder: Path | None) -> Splits:
         """Splits without samples; `folder` is not looked at."""
         return Nothing()
-
-    def predict(self, outputs: Tensor) -> Tensor:
-        """The class of the largest output."""
-        return outputs.argmax(1)
-
-    def score(self, predictions: Tensor, targets: Tensor) -> float:
-        """The share of right answers; there are no targets to ask it about."""
-        return (predictions == targets).double().mean().item()
-
-    @property
-    def chance(self) -> float:
-        """One in as many as there are classes."""
-        return 1 / self.classes
 
 
 class Nothing(Splits):
