@@ -90,7 +90,7 @@ def teacher_of(folder: Path, splits: Splits) -> Teacher:
         network, splits, device=bench.device, autocast=bench.autocast, epochs=bench.epochs, log=bench.log
     )
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), path)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
     return TEACHER.teacher(network)
 
 
