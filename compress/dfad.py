@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.adversaries import Output, Rows, drawer
+from compress.adversaries import Rows
 from compress.album import Album
 from compress.average import Average
 from compress.bank import Bank
 from compress.choice import Choice
-from compress.columns import Category, Number
+from compress.drawing import Drawing
 from compress.guard import Guard
 from compress.losses import (
     Ascent,
@@ -32,7 +32,7 @@ from compress.losses import (
 from compress.match import fits, noted, shared_blocks
 from compress.priors import Priors
 from compress.session import Sees, Session, Stateful
-from compress.stage import Stage, State
+from compress.stage import State
 from compress.watch import class_entropy, largest_share, variety
 from teachers.networks.network import Network
 from teachers.spec import Field, spec
@@ -76,7 +76,7 @@ PRESETS: Mapping[Preset, Options] = {
 
 
 @spec
-class DFAD(Stage):
+class DFAD(Drawing):
     """Let a student learn from images that a generator draws where it is furthest from the teacher.
 
         min over student  max over generator   E_z  distance( S(G(z)), T(G(z)) )
@@ -104,18 +104,6 @@ class DFAD(Stage):
     same game with KL, "default" what measured best"""
     epochs: Annotated[int, Field(ge=1)] = 40
     """looks at the held-out images; a run resumes at the last"""
-    rounds: Annotated[int, Field(ge=1)] = 50
-    """generator steps an epoch"""
-    batch: Annotated[int, Field(ge=2)] = 128
-    """images a step"""
-    latent: Annotated[int, Field(ge=1)] = 100
-    """numbers that an image is drawn from"""
-    width: Annotated[int, Field(ge=1)] = 32
-    """channels of the generator's last layer but one"""
-    output: Output | None = None
-    """of the generator, see `adversaries.Generator`; None: pixels where the teacher's normalisation is known"""
-    columns: tuple[Number | Category, ...] = ()
-    """for a teacher that takes rows of numbers: what they may be; without, mean 0 and variance 1 are assumed"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """of the student; from scratch, that is: one with inherited weights wants a tenth or less"""
     generator_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
@@ -203,9 +191,7 @@ class Game:
         self.settings, self.options, self.session = settings, settings.options(), session
         self.teacher, self.student = teacher, student
         fits(teacher, student)
-        self.generator = session.place(
-            drawer(teacher.signature, settings.latent, settings.width, settings.output, settings.columns)
-        )
+        self.generator = session.place(settings.generator(teacher.signature))
         options = self.options
         self.priors = Priors(teacher, options.batch_norm, options.one_hot, options.balance)
         if settings.warmup and not self.priors:
@@ -316,8 +302,7 @@ class Game:
     # -- what they play with ------------------------------------------------------------------------------
 
     def _latents(self, count: int | None = None) -> Tensor:
-        shape = (count or self.settings.batch, self.settings.latent)
-        return torch.randn(shape, generator=self.session.generator).to(self.session.device)
+        return self.settings.latents(self.session, count)
 
     @torch.no_grad()
     def _answers(self, count: int) -> Tensor:

@@ -8,14 +8,14 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from compress.adversaries import Generator, Output, Rows, drawer
+from compress.adversaries import Generator, Rows
 from compress.album import Album
 from compress.bank import Bank
-from compress.columns import Category, Number
+from compress.drawing import Drawing
 from compress.losses import fine
 from compress.priors import Priors
 from compress.session import Sees, Session
-from compress.stage import Stage, State
+from compress.stage import State
 from compress.watch import class_entropy, largest_share, variety
 from teachers.spec import Field, spec
 from teachers.teacher import Teacher
@@ -24,7 +24,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @spec
-class Generate(Stage):
+class Generate(Drawing):
     """Teach a generator what the teacher remembers of its inputs, and keep images of all its ages after the first half.
 
         min over G   E_z  batch_norm * statistics_gap + one_hot * one_hot + balance * imbalance      (`losses`)
@@ -41,18 +41,6 @@ class Generate(Stage):
     """how many are kept"""
     epochs: Annotated[int, Field(ge=2)] = 20
     """a run resumes at the last; from the second half of them, as many images each"""
-    rounds: Annotated[int, Field(ge=1)] = 50
-    """generator steps an epoch"""
-    batch: Annotated[int, Field(ge=2)] = 128
-    """images a step"""
-    latent: Annotated[int, Field(ge=1)] = 100
-    """numbers that an image is drawn from"""
-    width: Annotated[int, Field(ge=1)] = 32
-    """channels of the generator's last layer but one"""
-    output: Output | None = None
-    """of the generator, see `adversaries.Generator`; None: pixels where the teacher's normalisation is known"""
-    columns: tuple[Number | Category, ...] = ()
-    """for a teacher that takes rows of numbers: what they may be; without, mean 0 and variance 1 are assumed"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     """of the generator's Adam"""
     batch_norm: Weight = 1.0
@@ -72,9 +60,7 @@ class Generate(Stage):
         """Teach the generator, keep images. Raises ValueError where it does not fit the teacher, or it collapsed."""
         teacher = state.teacher().to(session.device)
         priors = Priors(teacher, self.batch_norm, self.one_hot, self.balance)
-        generator = session.place(
-            drawer(teacher.signature, self.latent, self.width, self.output, self.columns)
-        )
+        generator = session.place(self.generator(teacher.signature))
         learn = torch.optim.Adam(generator.parameters(), self.lr)
         kept, album = Bank(self.images, session.device), Album()
         epochs = session.epochs_of(self.epochs)
@@ -83,7 +69,7 @@ class Generate(Stage):
             sums = 0.0
             for _ in range(self.rounds):
                 with priors.watched() as seen, session.autocast():
-                    answers = teacher(generator(self._latents(session)))
+                    answers = teacher(generator(self.latents(session)))
                 loss = priors(fine(answers), seen)
                 learn.zero_grad()
                 loss.backward()
@@ -103,10 +89,6 @@ class Generate(Stage):
                 album.put(epoch, generator.pixels(images[: 10 * self.batch]), answers[: 10 * self.batch])
         return replace(state, generated=self._proven(kept, album, teacher, session))
 
-    def _latents(self, session: Session, count: int | None = None) -> Tensor:
-        drawn = torch.randn((count or self.batch, self.latent), generator=session.generator)
-        return drawn.to(session.device)
-
     @torch.no_grad()
     def _draw(
         self, generator: Generator | Rows, teacher: Teacher, session: Session, count: int
@@ -115,7 +97,7 @@ class Generate(Stage):
         drawn = []
         for _ in range(-(-count // self.batch)):
             with session.autocast():
-                images = generator(self._latents(session))
+                images = generator(self.latents(session))
                 drawn.append((images, fine(teacher(images))))
         images, answers = (torch.cat(parts)[:count] for parts in zip(*drawn, strict=True))
         return images, answers

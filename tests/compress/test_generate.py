@@ -1,5 +1,6 @@
 """Generate: images from weights alone, and the stages that learn from them without a look at the task."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,10 @@ def test_it_leaves_images_that_the_teacher_finds_more_familiar_than_noise(teache
 
 
 def test_the_teacher_stays_the_same_to_the_bit(teacher: Teacher, untouched: Any) -> None:
-    same = untouched(teacher.module)
+    same, before = untouched(teacher.module), copy.deepcopy(teacher.module.state_dict())
     Generate(**QUICK)(State((teacher,)), bench())
-    same()
+    same()  # modes, flags and hooks, too
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.module.state_dict().items())
 
 
 def test_images_come_from_the_later_generators_alone(teacher: Teacher) -> None:

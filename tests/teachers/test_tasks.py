@@ -23,7 +23,6 @@ from teachers.tasks import (
     CIFAR10,
     CIFAR100,
     MNIST,
-    BreastCancer,
     Digits,
     FashionMNIST,
     ImageFolder,
@@ -513,37 +512,3 @@ def test_importing_tasks_leaves_heavy_libraries_alone() -> None:
     code = f"import sys, teachers.tasks; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
-
-
-# -- tables ------------------------------------------------------------------------------------------------
-
-
-def test_a_table_enters_in_the_units_of_train() -> None:
-    splits = BreastCancer(batch=50).open(None)
-    sizes = [splits.samples(split) for split in (Split.TRAIN, Split.VAL, Split.TEST)]
-    assert sum(sizes) == 569
-    assert sizes[2] == pytest.approx(0.2 * 569, abs=1)
-    rows, labels = everything(splits.batches(Split.TRAIN, CPU))
-    assert rows.shape == (sizes[0], 30)
-    assert_close(rows.mean(0), torch.zeros(30), atol=1e-4, rtol=0)
-    assert_close(rows.std(0), torch.ones(30), atol=1e-4, rtol=0)
-    assert set(labels.tolist()) == {0, 1}
-    assert (
-        splits.steps(Split.TRAIN)
-        == len(list(splits.batches(Split.TRAIN, CPU, generator())))
-        == sizes[0] // 50
-    )
-    every = [row for split in Split for row in everything(splits.batches(split, CPU))[0].tolist()]
-    assert len({tuple(row) for row in every}) == 569
-    again = everything(splits.batches(Split.TRAIN, CPU, generator(1)))[0]
-    assert_close(again, everything(splits.batches(Split.TRAIN, CPU, generator(1)))[0])
-    assert not torch.equal(again, everything(splits.batches(Split.TRAIN, CPU, generator(2)))[0])
-
-
-def test_a_table_is_judged_by_right_answers() -> None:
-    task = BreastCancer()
-    assert task.signature().inputs == ((30,),)
-    assert task.signature().labels == ("malignant", "benign")
-    assert task.chance == 0.5
-    outputs = torch.tensor([[0.1, 0.9], [2.0, -1.0]])
-    assert task.score(task.predict(outputs), torch.tensor([1, 1])) == 0.5
