@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from compress.finetune import Finetune as Finetune
     from compress.gal import GAL as GAL
     from compress.generate import Generate as Generate
+    from compress.inherit import Inherit as Inherit
     from compress.kse import KSE as KSE
     from compress.prune import Prune as Prune
     from compress.recalibrate import Recalibrate as Recalibrate
@@ -35,6 +36,7 @@ _HOMES = {
     "Finetune": "compress.finetune",
     "GAL": "compress.gal",
     "Generate": "compress.generate",
+    "Inherit": "compress.inherit",
     "KSE": "compress.kse",
     "Number": "compress.columns",
     "Prune": "compress.prune",

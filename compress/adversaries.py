@@ -85,7 +85,7 @@ class Generator(nn.Module):
             near = [max(step, round(side / step) * step) for side in (high, wide)]
             raise ValueError(
                 f"the generator makes images whose height and width are multiples of {step} at this size, not "
-                f"{high}x{wide}: teach at {near[0]}x{near[1]} (a network without a fixed size takes both)"
+                f"{high}x{wide}: set size to {near[0]}x{near[1]} where the networks take that, too"
             )
         known = signature.mean is not None and signature.std is not None
         self.latent, self.output = latent, output or ("pixels" if known else "published")

@@ -25,6 +25,7 @@ class Choice:
         self.epoch, self.ratio, self.agreement = -1, math.inf, 0.0
         self.smooth, self.lowest = math.inf, math.inf
         self.steps = 0
+        self.mark, self.stale = math.inf, 0
 
     def follow(self, student: nn.Module) -> None:
         """Count a step, and take it into the average."""
@@ -58,6 +59,9 @@ class Choice:
             self.lowest = self.smooth
             self.epoch, self.ratio, self.agreement = epoch, ratio, agreement
             self.best = copy.deepcopy(network.state_dict())
+        # How long ago the smoothed gap last fell by a hundredth.
+        gained = anew or self.smooth <= 0.99 * self.mark
+        self.mark, self.stale = (self.smooth, 0) if gained else (self.mark, self.stale + 1)
         return {"held_ratio": ratio, "agreement": agreement}
 
     def state_dict(self) -> dict[str, Any]:

@@ -43,6 +43,7 @@ Preset = Literal["default", "official", "zskt"]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 _HELD = 2048  # samples that are held out, to choose by
+_MEMORY = 2**30  # bytes that a bank of images and answers may take
 _A_TIME = 32  # of them from the generator of one epoch
 _RUNS_IN = 100  # student steps after which its batch norms may be trusted while the generator learns
 
@@ -140,7 +141,7 @@ class DFAD(Drawing):
     replay: Share | None = None
     """the share of the student's steps that go over images of earlier rounds"""
     bank: Annotated[int, Field(ge=1)] = 8192
-    """how many images are kept for that"""
+    """how many images are kept for that, at most: as many as take 1 GiB with their answers"""
     average: Share | None = None
     """decay of the student's running average, which then is what is measured and returned; 0 takes none"""
     generator_average: Share | None = None
@@ -150,6 +151,8 @@ class DFAD(Drawing):
     """weight of matching the outputs of blocks whose shape is the same in student and teacher"""
     enough: Annotated[float, Field(gt=0)] | None = None
     """where the relative gap is above this the generator waits for the student"""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """stop in the second half where the smoothed gap has not fallen by 1 % for so many epochs; None goes to the end"""
 
     sees: ClassVar[Sees] = Sees.NOTHING
 
@@ -178,6 +181,9 @@ class DFAD(Drawing):
                     game.seek()
                     game.teach()
             session.log(game.look(epoch), epoch)
+            if self.patience is not None and game.choice.stale >= self.patience:
+                session.note(f"stopped after epoch {epoch + 1}: no gain in the last {game.choice.stale}")
+                break
 
         for title, svg in game.pictures().items():
             session.picture(title, svg)
@@ -190,7 +196,8 @@ class Game:
     def __init__(self, settings: DFAD, teacher: Teacher, student: nn.Module, session: Session) -> None:
         self.settings, self.options, self.session = settings, settings.options(), session
         self.teacher, self.student = teacher, student
-        fits(teacher, student)
+        drawn = settings.drawn(teacher.signature)
+        answers = fits(teacher, student, drawn)[1:]
         self.generator = session.place(settings.generator(teacher.signature))
         options = self.options
         self.priors = Priors(teacher, options.batch_norm, options.one_hot, options.balance)
@@ -198,7 +205,7 @@ class Game:
             raise ValueError(
                 "a warm-up teaches the generator the priors, and none has a weight: set batch_norm, one_hot or balance"
             )
-        self.blocks = shared_blocks(teacher, student) if self.options.features else ()
+        self.blocks = shared_blocks(teacher, student, drawn) if self.options.features else ()
         self.learn = torch.optim.SGD(
             student.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
@@ -209,9 +216,10 @@ class Game:
             schedule(self.learn, rounds * self.options.student_steps),
             schedule(self.tease, rounds),
         ]
-        self.ascent: Ascent = settings.ascent or ("log" if self._answers(2).dim() > 2 else "plain")
-        self.past = Bank(settings.bank, session.device)
-        self.held = Bank(_HELD, session.device)
+        self.ascent: Ascent = settings.ascent or ("log" if len(answers) > 1 else "plain")
+        most = _MEMORY // (2 * sum(map(math.prod, drawn.inputs)) + 4 * math.prod(answers))
+        self.past = Bank(min(settings.bank, max(most, settings.batch + 1)), session.device)
+        self.held = Bank(min(_HELD, max(most, 1)), session.device)
         self.choice = Choice(student, self.options.average)
         slow = self.options.generator_average
         self.slow = Average(self.generator, slow) if slow else None
@@ -303,11 +311,6 @@ class Game:
 
     def _latents(self, count: int | None = None) -> Tensor:
         return self.settings.latents(self.session, count)
-
-    @torch.no_grad()
-    def _answers(self, count: int) -> Tensor:
-        (images,) = self.teacher.signature.example(count)
-        return self.teacher(images.to(self.session.device))
 
     @torch.no_grad()
     def _draw(self, count: int | None = None, slow: bool = False) -> tuple[Tensor, Tensor]:

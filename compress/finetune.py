@@ -89,7 +89,9 @@ class Finetune(Stage):
                 with torch.no_grad():
                     truth = wanted.argmax(1) if wanted is not None else batch.target
                     summed += loss * len(batch)
-                    agreed += (outputs.argmax(1) == truth).sum()
+                    assert truth is not None, "there is a teacher, or there are labels"
+                    judged = (truth >= 0).sum().clamp_min(1)  # where every pixel has a label, some are void
+                    agreed += (outputs.argmax(1) == truth).sum() / judged * len(batch)
                     seen += len(batch)
             told = "agreement" if teacher is not None else "train_accuracy"
             session.log({"loss": (summed / seen).item(), told: (agreed / seen).item()}, epoch)

@@ -1,4 +1,4 @@
-"""Every loss, as pure functions of tensors; logits are (n, K), results are scalars, in fp32 at least."""
+"""Every loss, as pure functions of tensors: logits are (n, K) or (n, K, ...), results scalars, in fp32 at least."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def generator_loss(on_student: Tensor) -> Tensor:
 def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     """Distillation by softened outputs:  T^2 * KL( softmax(teacher/T) || softmax(student/T) ), mean over n.
 
-    Zero where student equals teacher; T^2 keeps the gradient's size independent of T.
-    Source: Hinton et al. 2015.
+    Outputs (n, K, ...), the mean over places, too. Zero where student equals teacher; T^2 keeps the gradient's size
+    independent of T. Source: Hinton et al. 2015.
     """
-    log_student = torch.log_softmax(fine(student) / temperature, dim=-1)
-    log_teacher = torch.log_softmax(fine(teacher) / temperature, dim=-1)
-    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
+    log_student = torch.log_softmax(fine(student) / temperature, dim=1)
+    log_teacher = torch.log_softmax(fine(teacher) / temperature, dim=1)
+    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
     return temperature**2 * divergence.mean()
 
 

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from compress.losses import discrepancy
+from teachers.signature import Signature
 from teachers.teacher import Teacher
 
 
-def fits(teacher: Teacher, student: nn.Module) -> None:
-    """Raises ValueError where the student does not answer as the teacher does, or the teacher hides its input."""
+def fits(teacher: Teacher, student: nn.Module, signature: Signature) -> torch.Size:
+    """The shape of the answers to two inputs of `signature`.
+
+    Raises ValueError where the student does not answer as the teacher does, or the teacher hides its input.
+    """
     device = next(teacher.module.parameters()).device
-    inputs = tuple(x.to(device).requires_grad_() for x in teacher.signature.example(2))
+    inputs = tuple(x.to(device).requires_grad_() for x in signature.example(2))
     training = student.training
     try:
         wanted, given = teacher(*inputs), student.eval()(*inputs)
@@ -33,20 +37,28 @@ def fits(teacher: Teacher, student: nn.Module) -> None:
             f"teacher {teacher.name!r} passes no gradient to its input (no_grad or detach on the way): the generator "
             "could not learn where the two differ"
         )
+    return wanted.shape
 
 
-def shared_blocks(teacher: Teacher, student: nn.Module) -> tuple[str, ...]:
-    """Modules with children that both networks have by the same name and with outputs of the same shape.
+def shared_blocks(teacher: Teacher, student: nn.Module, signature: Signature) -> tuple[str, ...]:
+    """Modules with children that both networks have by the same name, with outputs of the same shape.
 
-    Raises ValueError where there are none.
+    inputs are of `signature`. Where a row of modules is longer in one of them, only its end is compared: the third of
+    nine blocks is not the third of three. Raises ValueError where there are none.
     """
-    both = [
-        name
-        for name, part in student.named_modules()
-        if name and list(part.children()) and name in dict(teacher.module.named_modules())
-    ]
+    its = dict(teacher.module.named_modules())
+    both: list[str] = []
+    uneven: list[str] = []
+    for name, part in student.named_modules():
+        if not name or not list(part.children()) or name not in its:
+            continue
+        if any(name.startswith(f"{row}.") for row in uneven):
+            continue
+        if isinstance(part, nn.Sequential | nn.ModuleList) and len(part) != len(list(its[name].children())):
+            uneven.append(name)
+        both.append(name)
     shapes: list[dict[str, torch.Size]] = []
-    inputs = teacher.signature.example(2)
+    inputs = signature.example(2)
     for network in (teacher.module, student):
         outputs: dict[str, Tensor] = {}
         device, training = next(network.parameters()).device, network.training

@@ -61,15 +61,19 @@ def _fits(total_steps: int, warmup_steps: int) -> None:
 def accuracy(
     module: nn.Module, splits: Splits, split: Split, device: torch.device, autocast: Autocast
 ) -> float:
-    """The share of right answers over a split; `module` is put into eval mode. It touches no random state."""
+    """The share of right answers over a split; `module` is put into eval mode. It touches no random state.
+
+    Where every pixel has an answer, the share of pixels; those that are void (target below 0) do not count.
+    """
     module.eval()
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    right, judged = torch.zeros((2,), dtype=torch.int64, device=device)
     for batch in splits.batches(split, device):
         assert batch.target is not None
         with autocast():
             outputs = module(*batch.inputs)
         right += (outputs.argmax(dim=1) == batch.target).sum()
-    return int(right) / splits.samples(split)
+        judged += (batch.target >= 0).sum()
+    return int(right) / max(int(judged), 1)
 
 
 @spec

@@ -1,5 +1,6 @@
 """Network families as specs: each has a `build()`, and none has weights."""
 
+from teachers.networks.deeplab import DeepLab
 from teachers.networks.densenet import DenseNet
 from teachers.networks.digits import DigitsCNN
 from teachers.networks.googlenet import GoogLeNet
@@ -10,4 +11,6 @@ from teachers.networks.own import Own
 from teachers.networks.resnet import ResNet
 from teachers.networks.vgg import VGG
 
-__all__ = ["MLP", "VGG", "DenseNet", "DigitsCNN", "GoogLeNet", "LeNet", "LeNet5", "Network", "Own", "ResNet"]
+__all__ = [
+    "MLP", "VGG", "DeepLab", "DenseNet", "DigitsCNN", "GoogLeNet", "LeNet", "LeNet5", "Network", "Own", "ResNet",
+]  # fmt: skip

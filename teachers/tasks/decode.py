@@ -40,8 +40,18 @@ def image_files(folder: Path) -> list[File]:
     return sorted(found)
 
 
-def decoded(files: Sequence[File], size: tuple[int, int], channels: int, root: Path, name: str) -> Tensor:
+def decoded(
+    files: Sequence[File],
+    size: tuple[int, int],
+    channels: int,
+    root: Path,
+    name: str,
+    *,
+    labels: bool = False,
+) -> Tensor:
     """All `files`, which lie under `root`, as uint8 of shape (n, height, width, channels).
+
+    With `labels` a pixel's value is a number that must not be blended: it is taken as it is, from the nearest pixel.
 
     What was decoded is kept as `<root>/.decoct-cache/<name>-...safetensors`, where that can be written; any
     change of a file's name, size or time makes it anew. Raises ValueError naming files that cannot be read.
@@ -51,15 +61,16 @@ def decoded(files: Sequence[File], size: tuple[int, int], channels: int, root: P
     cache = root / ".decoct-cache" / f"{prefix}{_digest(files, root)}.safetensors"
     pixels = _recall(cache, shape)
     if pixels is None:
-        pixels = decode([file.path for file in files], shape)
+        pixels = decode([file.path for file in files], shape, labels=labels)
         _keep(cache, prefix, pixels)
     return pixels
 
 
-def decode(paths: Sequence[str], shape: tuple[int, int, int, int]) -> Tensor:
+def decode(paths: Sequence[str], shape: tuple[int, int, int, int], *, labels: bool = False) -> Tensor:
     """Decode every file into one tensor of `shape` (n, height, width, channels 1 or 3), uint8.
 
-    An image of another size is cut in the middle to the target's proportions, then scaled. Raises ValueError
+    An image of another size is cut in the middle to the target's proportions, then scaled, `labels` to the nearest
+    pixel. Raises ValueError
     naming the files that cannot be read, or where all of it would not fit into memory.
     """
     _, height, width, channels = shape
@@ -77,7 +88,7 @@ def decode(paths: Sequence[str], shape: tuple[int, int, int, int]) -> Tensor:
         problems = []
         for row in range(start, min(start + 256, len(paths))):
             try:
-                rows[row] = _image(paths[row], height, width, channels)
+                rows[row] = _image(paths[row], height, width, channels, labels)
             except (
                 Exception
             ) as problem:  # whatever a decoder makes of a damaged file; reported together below
@@ -94,14 +105,19 @@ def decode(paths: Sequence[str], shape: tuple[int, int, int, int]) -> Tensor:
     return pixels
 
 
-def _image(path: str, height: int, width: int, channels: int) -> Any:
+def _image(path: str, height: int, width: int, channels: int, labels: bool) -> Any:
     import numpy as np
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
-        plain = image.convert("RGB" if channels == 3 else "L")
+        if labels and image.mode not in ("L", "P"):
+            raise ValueError(f"labels are images of one channel or with a palette, not {image.mode}")
+        # A palette's colours are for the eye: the numbers are what counts.
+        plain = image.copy() if labels else image.convert("RGB" if channels == 3 else "L")
     if plain.size != (width, height):
-        plain = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
+        plain = ImageOps.fit(
+            plain, (width, height), Image.Resampling.NEAREST if labels else Image.Resampling.BILINEAR
+        )
     return np.asarray(plain).reshape(height, width, channels)
 
 

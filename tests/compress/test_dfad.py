@@ -198,9 +198,9 @@ def test_features_of_blocks_are_matched(trained: Any) -> None:
     signature = Signature(((3, 32, 32),), tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
     teacher = Teacher("resnet", ResNet(depth=32).build(), signature)  # type: ignore[arg-type]
     student = ResNet(depth=20).build()
-    names = shared_blocks(teacher, student)
-    assert names[0] == "layer1"
-    assert "layer3.2" in names
+    # Rows of other lengths are compared at their ends alone: the third of five blocks is not the third of three.
+    assert shared_blocks(teacher, student, signature) == ("layer1", "layer2", "layer3")
+    assert "layer3.2" in shared_blocks(teacher, ResNet(depth=32).build(), signature)
     session = bench()
     game = Game(DFAD(batch=8, latent=8, width=4, features=10.0, lr=0.01), teacher, student, session)
     game.seek()
@@ -503,8 +503,8 @@ def test_an_unknown_range(images: Signature) -> None:
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        ((1, 30, 30), "multiples of 4 at this size, not 30x30: teach at 28x28|32x32"),
-        ((3, 100, 90), "multiples of 16 at this size, not 100x90: teach at 96x96"),
+        ((1, 30, 30), "multiples of 4 at this size, not 30x30: set size to 28x28|32x32"),
+        ((3, 100, 90), "multiples of 16 at this size, not 100x90: set size to 96x96"),
         ((12,), r"one input of \(channels, height, width\), but the teacher takes \(12,\)"),
     ],
 )
