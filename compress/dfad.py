@@ -33,7 +33,7 @@ from compress.match import fits, noted, shared_blocks
 from compress.priors import Priors
 from compress.session import Sees, Session, Stateful
 from compress.stage import State
-from compress.watch import class_entropy, largest_share, variety
+from compress.watch import class_entropy, collapsed, largest_share, variety
 from teachers.networks.network import Network
 from teachers.spec import Field, spec
 from teachers.teacher import Teacher
@@ -392,12 +392,12 @@ class Game:
             self.session.epochs_of(self.settings.epochs)
         ):
             self.album.put(epoch, self.generator.pixels(images), answers)
-        if told["class_entropy"] < 0.5 or told["variety"] < 1e-2:
+        if collapsed(images, answers):
             self.generator.revive()
             self.tease.state.clear()
             self.session.note(
                 f"epoch {epoch + 1}: the generator collapsed (class entropy {told['class_entropy']:.2f} of 1, variety "
-                f"{told['variety']:.3f}): its first layer was drawn anew"
+                f"{told['variety']:.3f}, largest share {told['largest_share']:.0%}): its first layer was drawn anew"
             )
         return told
 

@@ -16,7 +16,7 @@ from compress.losses import fine
 from compress.priors import Priors
 from compress.session import Sees, Session
 from compress.stage import State
-from compress.watch import class_entropy, largest_share, variety
+from compress.watch import class_entropy, collapsed, largest_share, variety
 from teachers.spec import Field, spec
 from teachers.teacher import Teacher
 
@@ -113,9 +113,10 @@ class Generate(Drawing):
             f"{len(images)} images were generated from the weights of {teacher.name} alone: class entropy "
             f"{class_entropy(answers):.2f} of 1, the most frequent class takes {largest_share(answers):.0%}"
         )
-        if class_entropy(answers) < 0.5 or variety(images) < 1e-2:
+        if collapsed(images, answers):
             raise ValueError(
-                f"the generator collapsed: class entropy {class_entropy(answers):.2f} of 1, variety "
-                f"{variety(images):.3f}. Give balance a larger weight, or lr a smaller one"
+                f"the generator collapsed: class entropy {class_entropy(answers):.2f} of 1, largest share "
+                f"{largest_share(answers):.0%}, variety {variety(images):.3f}. Give balance a larger weight, or lr a "
+                "smaller one"
             )
         return images

@@ -35,3 +35,13 @@ def variety(images: Tensor) -> float:
     # The mean squared distance of all pairs is twice the variance around the mean image.
     spread = 2 * flat.var(0, correction=1).mean()
     return (spread / flat.square().mean().clamp_min(1e-12)).sqrt().item()
+
+
+def collapsed(images: Tensor, answers: Tensor) -> bool:
+    """Whether a generator makes much the same all the time: images alike, or of few classes.
+
+    Of few classes are images whose class entropy is below a half; where every pixel has a class, whose pixels are of
+    one class by more than nine tenths: the classes of pixels are seldom even.
+    """
+    few = largest_share(answers) > 0.9 if answers.dim() > 2 else class_entropy(answers) < 0.5
+    return few or variety(images) < 1e-2

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from compress.watch import class_entropy, largest_share, variety
+from compress.watch import class_entropy, collapsed, largest_share, variety
 
 
 def test_entropy_of_the_mean_prediction() -> None:
@@ -35,3 +35,17 @@ def test_variety_is_the_mean_distance_of_pairs() -> None:
     assert variety(images) == pytest.approx(wanted, rel=1e-5)
     assert variety(images[:1].expand(5, 2, 3, 3)) == pytest.approx(0, abs=1e-3)
     assert variety(torch.randn(400, 64)) == pytest.approx(math.sqrt(2), rel=0.02)
+
+
+def test_when_a_generator_has_collapsed() -> None:
+    images = torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    even = 9 * torch.eye(4)[torch.arange(40) % 4]
+    assert not collapsed(images, even)
+    assert collapsed(images[:1].expand(40, 3, 4, 4), even)  # all alike
+    assert collapsed(images, 9 * torch.eye(4)[torch.zeros(40, dtype=torch.long)])  # all of one class
+    ground = torch.eye(3)[(torch.arange(40) % 8 == 0).long()].reshape(40, 3, 1, 1).expand(40, 3, 4, 4) * 9
+    assert class_entropy(ground) < 0.5
+    assert not collapsed(images, ground)  # seven eighths of all pixels are ground, as in many a scene
+    assert collapsed(
+        images, 9 * torch.eye(3)[torch.zeros(40, dtype=torch.long)].reshape(40, 3, 1, 1).expand(40, 3, 4, 4)
+    )

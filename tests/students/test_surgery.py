@@ -17,7 +17,7 @@ from reports.profile import macs
 from students.compact import put_away, take_out
 from students.structure import clean, describe, rebuild
 from students.surgery import Anatomy, SoftMasks
-from teachers.networks import VGG, DenseNet, DigitsCNN, GoogLeNet, LeNet, ResNet
+from teachers.networks import VGG, DeepLab, DenseNet, DigitsCNN, GoogLeNet, LeNet, ResNet
 from teachers.networks.googlenet import Inception
 from teachers.signature import Signature
 
@@ -50,6 +50,11 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str, .
     "resnet-A-blocks": (ResNet(depth=20).build, SMALL, ("block",)),
     "resnet-B": (ResNet(depth=20, shortcut="B").build, SMALL, ("channel",)),
     "resnet-B-joint": (ResNet(depth=20, shortcut="B").build, SMALL, ("channel", "block")),
+    "deeplab": (
+        DeepLab(widths=(4, 6, 8, 8), blocks=2, head=6, rates=(1, 2)).build,
+        (3, 32, 32),
+        ("channel", "block"),
+    ),
     "densenet": (DenseNet(depth=13).build, SMALL, ("channel",)),
     "inception": (lambda: Inceptions(), SMALL, ("channel", "branch")),
     "googlenet-branches": (GoogLeNet().build, SMALL, ("branch",)),

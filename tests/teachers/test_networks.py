@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from teachers.networks import MLP, VGG, DenseNet, DigitsCNN, GoogLeNet, LeNet, LeNet5, Own, ResNet
+from teachers.networks import MLP, VGG, DeepLab, DenseNet, DigitsCNN, GoogLeNet, LeNet, LeNet5, Own, ResNet
 
 RGB, GREY, TINY = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
@@ -72,6 +72,22 @@ def test_classes_and_channels_are_free(network):
     with torch.no_grad():
         assert module(torch.randn(1, 1, 32, 32)).shape == (1, 7)
         assert module(torch.randn(1, 1, 48, 40)).shape == (1, 7)
+
+
+def test_deeplab_answers_every_pixel_at_any_size():
+    module = DeepLab().build().eval()
+    images = torch.randn(1, 3, 240, 320)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        assert module(images).shape == (1, 11, 240, 320)
+        assert module(torch.randn(2, 3, 40, 72)).shape == (2, 11, 40, 72)
+    small = DeepLab(classes=5, widths=(8, 8, 16, 16), blocks=1, head=8, rates=(1, 2, 4)).build().eval()
+    assert sum(p.numel() for p in module.parameters()) == 1_653_707
+    assert counter.get_total_flops() // 2 > 2_452_121_088  # the whole image, and a small one
+    free = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    program = torch.export.export(small, (torch.randn(3, 3, 32, 48),), dynamic_shapes=free).module()
+    images = torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        assert_close(program(images), small(images))
 
 
 def test_networks_are_values():
