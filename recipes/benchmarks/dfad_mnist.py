@@ -9,8 +9,6 @@ goes to reports/results/dfad-mnist.jsonl, one that is there is passed over; dfad
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.dfad import DFAD
-from compress.session import Session, Stateful
+from compress.session import Session
 from compress.stage import State
+from recipes.benchmarks.curve import Watching
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.rows import Rows, of_scores, spread
 from reports.evaluate import TestScore, evaluate
@@ -45,29 +44,6 @@ STAGES = {
         weight_decay=1e-4, output="published",
     ),
 }  # fmt: skip
-
-
-class Watching(Session):
-    """A session that scores the student on test after every epoch, for the curve; nothing is chosen by it."""
-
-    def __init__(self, splits: Splits, **more: Any) -> None:
-        super().__init__(**more)
-        self.judge = splits
-        self.aside, self.start = 0.0, time.process_time()
-        self.curve: list[tuple[float, float]] = []
-
-    def epochs(self, total: float, **keep: Stateful) -> Iterator[int]:
-        """As always, and a look at the student."""
-        for epoch in super().epochs(total, **keep):
-            yield epoch
-            student = keep.get("student")
-            if isinstance(student, nn.Module):
-                before = time.process_time()
-                training = student.training
-                score = score_of(student, self.judge)
-                student.train(training)
-                self.curve.append((before - self.start - self.aside, score))
-                self.aside += time.process_time() - before
 
 
 def score_of(network: nn.Module, splits: Splits) -> float:
@@ -97,14 +73,14 @@ def teacher_of(folder: Path, splits: Splits) -> Teacher:
 def run(stage: DFAD, teacher: Teacher, splits: Splits, seed: int) -> dict[str, Any]:
     """One student: the one chosen without labels, the last, the best on test, and the curve."""
     torch.manual_seed(seed)
-    session = Watching(splits, sees=stage.sees, seed=seed)
+    session = Watching(lambda network: score_of(network, splits), sees=stage.sees, seed=seed)
     student = stage(State((teacher,)), session).student
     assert student is not None
-    spent = time.process_time() - session.start - session.aside
+    spent = session.spent
     return {
         "teacher": score_of(teacher.module, splits), "chosen": score_of(student, splits),
         "last": session.curve[-1][1], "oracle": max(score for _, score in session.curve),
-        "cpu_seconds": round(spent, 1), "curve": [(round(t, 1), score) for t, score in session.curve],
+        "cpu_seconds": round(spent, 1), "curve": session.curve,
         "notes": session.notes,
     }  # fmt: skip
 
