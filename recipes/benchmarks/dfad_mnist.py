@@ -119,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     splits = TASK.open(arguments.data)
     teacher = teacher_of(arguments.work, splits)
-    fields = {name: _value(text) for name, text in (field.split("=", 1) for field in arguments.fields)}
+    fields = fields_of(arguments.fields)
     for preset in arguments.presets:
         stage = replace(STAGES[preset], **fields)
         for seed in arguments.seeds:
@@ -132,6 +132,11 @@ def main() -> None:
             ROWS.add({**key, **row})
             write_text(RESULTS / "dfad-mnist-rows.md", table())
             print({**key, **{name: value for name, value in row.items() if name != "curve"}}, flush=True)
+
+
+def fields_of(given: list[str]) -> dict[str, Any]:
+    """What `name=value` set: numbers where they can be read as such."""
+    return {name: _value(text) for name, text in (field.split("=", 1) for field in given)}
 
 
 def _value(text: str) -> Any:
