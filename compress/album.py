@@ -24,15 +24,17 @@ class Album:
         return {0, epochs // 2, epochs - 1}
 
     def put(self, epoch: int, pixels: Tensor, answers: Tensor) -> None:
-        """Keep up to eight images of each of the first ten classes: (classes, 8, channels, height, width), uint8."""
-        if answers.dim() > 2:
-            answers = answers.flatten(2).mean(2)
-        sure = answers.softmax(1)
+        """Keep up to eight images of each of the first ten classes: (classes, 8, channels, height, width), uint8.
+
+        Where every pixel has a class, the images with the most of it.
+        """
+        dense = answers.dim() > 2
+        sure = answers.softmax(1).flatten(2).mean(2) if dense else answers.softmax(1)
         page = torch.zeros(min(answers.shape[1], 10), 8, *pixels.shape[1:], dtype=torch.uint8)
         for label in range(len(page)):
-            mine = (answers.argmax(1) == label).nonzero()[:, 0]
-            mine = mine[sure[mine, label].argsort(descending=True)][:8]
-            page[label, : len(mine)] = (pixels[mine] * 255).round().byte().cpu()
+            mine = torch.arange(len(sure)) if dense else (sure.argmax(1) == label).nonzero()[:, 0].cpu()
+            mine = mine[sure[:, label].cpu()[mine].argsort(descending=True)][:8]
+            page[label, : len(mine)] = (pixels.cpu()[mine] * 255).round().byte()
         self.pages[str(epoch + 1)] = page
 
     def pictures(self, who: str, signature: Signature) -> dict[str, str]:
@@ -40,7 +42,7 @@ class Album:
         return {
             f"{who}: generated images, epoch {epoch}": grid(
                 [(signature.labels[row], images.tolist()) for row, images in enumerate(page)],
-                "by the class the teacher sees, the surest first; black where there was none",
+                "by the class that the teacher sees, the surest (or with the most of it) first; black: there was none",
             )
             for epoch, page in self.pages.items()
         }

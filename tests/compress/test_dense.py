@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import DFAD, Finetune, Generate, Prune, Recalibrate, Sees, Session, State
+from compress.album import Album
 from compress.dfad import Game
 from compress.losses import soft_targets
 from reports.evaluate import TestScore, evaluate
@@ -137,3 +138,16 @@ def test_shapes_are_taught_without_a_shape(teacher: Teacher) -> None:
     student = do(stage, State((teacher,))).student
     assert student is not None
     assert miou(student) > max(0.6 * miou(teacher.module), TASK.chance + 0.1)
+
+
+def test_images_of_pixels_are_shown_by_how_much_of_a_class_they_hold() -> None:
+    pixels = torch.arange(12).reshape(12, 1, 1, 1).expand(12, 1, 4, 4) / 255
+    answers = torch.zeros(12, 2, 4, 4)
+    answers[:, 0] = 5  # the ground is the decision in every pixel, ...
+    answers[7, 1, :2] = 9  # ... but for half of this image
+    album = Album()
+    album.put(3, pixels, answers)
+    page = album.pages["4"]
+    assert page.shape == (2, 8, 1, 4, 4)
+    assert page[1, 0, 0, 0, 0] == 7
+    assert 7 not in page[0, :, 0, 0, 0].tolist()
