@@ -225,6 +225,7 @@ class Game:
         self.slow = Average(self.generator, slow) if slow else None
         self.album = Album()
         self.lesson: tuple[Tensor, Tensor] | None = None
+        self.felt: dict[str, Tensor] = {}  # what the teacher's blocks gave for the lesson
         self.sums: dict[str, list[float]] = {}
         players: dict[str, Stateful] = {
             "student": student,
@@ -275,7 +276,8 @@ class Game:
             latents = self._latents()
             with self.priors.watched() as seen, self._student_mode(), self.session.autocast():
                 images = self.generator(latents)
-                wanted = self.teacher(images)
+                with noted(self.teacher.module, self.blocks, self.felt):
+                    wanted = self.teacher(images)
                 given = self.student(images)
             wanted, given = fine(wanted), fine(given)
             gap = discrepancy(given, wanted, self.options.distance, center=self.options.center)
@@ -284,6 +286,7 @@ class Game:
             self._step_generator(loss)
         self._tell(distance=gap.item(), ratio=relative_gap(given.detach(), wanted.detach()).item())
         self.lesson = (images.detach(), wanted.detach())
+        self.felt = {name: feature.detach() for name, feature in self.felt.items()}
         if self.options.replay:
             self.past.add(*self.lesson, self.session.generator)
         self.schedules[1].step()
@@ -341,9 +344,11 @@ class Game:
         if not self.blocks:
             yield pairs
             return
-        wanted: dict[str, Tensor] = {}
-        with noted(self.teacher.module, self.blocks, wanted), torch.no_grad(), self.session.autocast():
-            self.teacher(images)
+        wanted = self.felt
+        if self.lesson is None or images is not self.lesson[0]:
+            wanted = {}
+            with noted(self.teacher.module, self.blocks, wanted), torch.no_grad(), self.session.autocast():
+                self.teacher(images)
         given: dict[str, Tensor] = {}
         with noted(self.student, self.blocks, given):
             yield pairs

@@ -218,9 +218,17 @@ def test_features_of_blocks_are_matched(trained: Any) -> None:
             )
 
     start = distance()
+    asked: list[int] = []
+    hook = teacher.module.register_forward_hook(lambda _, args, __: asked.append(len(args[0])))
     for _ in range(3):
         game.teach()
+    hook.remove()
+    assert not asked  # what its blocks gave for these images is known from the generator's step
     assert distance() < start
+    with game._matched(x.clone()) as pairs:  # other images: it is asked
+        game.student(x)
+    for (_, a), (_, b) in zip(pairs, zip(game.blocks, game.felt.values(), strict=True), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 # -- choosing -----------------------------------------------------------------------------------------------
@@ -242,6 +250,20 @@ def test_what_is_returned_is_the_student_that_was_judged_best(teacher: Teacher) 
         f"chosen without labels: epoch {best + 1}, relative gap {told[best]['held_ratio']:.3f}"
     )
     assert not made.training
+
+
+def test_it_stops_where_nothing_is_gained_any_more(teacher: Teacher) -> None:
+    told: list[int] = []
+    session = bench(report=lambda _, epoch: told.append(epoch))
+    # With rates this small the gap stays where it is.
+    stage = DFAD(**{**QUICK, "epochs": 20}, lr=1e-9, generator_lr=1e-9, weight_decay=0.0, patience=2)
+    assert stage(State((teacher,)), session).student is not None
+    assert 10 < len(told) < 20
+    assert f"stopped after epoch {len(told)}: no gain in the last 2" in session.notes
+    patient: list[int] = []
+    more = bench(report=lambda _, epoch: patient.append(epoch))
+    DFAD(**{**QUICK, "epochs": 6}, patience=1, lr=0.1)(State((teacher,)), more)
+    assert len(patient) >= 4  # never in the first half
 
 
 def test_looking_leaves_the_students_random_numbers_and_norms_alone(teacher: Teacher) -> None:
