@@ -126,6 +126,13 @@ class GAL(Stage):
         teacher = state.teacher().to(session.device)
         student = session.place(state.draft())
         inputs = tuple(x.to(session.device) for x in teacher.signature.example(2))
+        with torch.no_grad():
+            answers = teacher(*inputs)
+        if answers.dim() != 2:
+            raise ValueError(
+                f"GAL's game is on one row of logits a sample, and {teacher.name!r} gives {tuple(answers.shape)} for 2: "
+                "where every pixel has a class, cut by Prune and tune by Finetune"
+            )
         anatomy = Anatomy(student, inputs, self.structures, self.spare)
         for lock in anatomy.locked:
             session.note(f"locked {lock}")

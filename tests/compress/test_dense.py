@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import DFAD, Finetune, Generate, Prune, Recalibrate, Sees, Session, State
+from compress import DFAD, GAL, Finetune, Generate, Prune, Recalibrate, Sees, Session, State
 from compress.album import Album
 from compress.dfad import Game
 from compress.losses import soft_targets
@@ -97,6 +97,13 @@ def test_a_size_for_a_network_that_takes_one_only() -> None:
     rows = Teacher("rows", nn.Linear(5, 2), Signature(((5,),), ("a", "b")))
     with pytest.raises(ValueError, match=r"size is of images, but the teacher takes \(5,\): leave it out"):
         do(DFAD(size=(16, 16), epochs=1), State((rows,)))
+
+
+def test_gal_says_that_it_does_not_play_on_pixels(teacher: Teacher) -> None:
+    with pytest.raises(
+        ValueError, match=r"one row of logits a sample, and 'shapes' gives \(2, 3, 32, 32\) for 2"
+    ):
+        do(GAL(macs=0.5, epochs=1), State((teacher,)))
 
 
 class Wide(nn.Module):
