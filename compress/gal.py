@@ -130,8 +130,8 @@ class GAL(Stage):
             answers = teacher(*inputs)
         if answers.dim() != 2:
             raise ValueError(
-                f"GAL's game is on one row of logits a sample, and {teacher.name!r} gives {tuple(answers.shape)} for 2: "
-                "where every pixel has a class, cut by Prune and tune by Finetune"
+                f"GAL's game is on one row of logits a sample, and {teacher.name!r} gives {tuple(answers.shape)} for 2"
+                ": where every pixel has a class, cut by Prune and tune by Finetune"
             )
         anatomy = Anatomy(student, inputs, self.structures, self.spare)
         for lock in anatomy.locked:
