@@ -30,7 +30,7 @@ from compress.losses import (
     relative_gap,
 )
 from compress.match import fits, noted, shared_blocks
-from compress.priors import Priors
+from compress.priors import Priors, norms_of
 from compress.session import Sees, Session, Stateful
 from compress.stage import State
 from compress.watch import class_entropy, collapsed, largest_share, variety
@@ -72,7 +72,7 @@ class Options:
 PRESETS: Mapping[Preset, Options] = {
     "official": Options("l1", "fresh", 5, "train", "constant", None),
     "zskt": Options("kl", "shared", 10, "train", "cosine", 5.0),
-    "default": Options("l1", "shared", 5, "eval", "cosine", 5.0, replay=0.5),
+    "default": Options("l1", "shared", 5, "eval", "cosine", 5.0, replay=0.5, batch_norm=1.0, balance=1.0),
 }
 
 
@@ -133,7 +133,7 @@ class DFAD(Drawing):
     center: bool | None = None
     """take each sample's mean over the classes off both outputs first"""
     batch_norm: Weight | None = None
-    """weight of the prior that the teacher's batch norms see what they remember"""
+    """weight of the prior that the teacher's batch norms see what they remember; a preset's holds where it has some"""
     one_hot: Weight | None = None
     """weight of the prior that the teacher is sure"""
     balance: Weight | None = None
@@ -199,6 +199,8 @@ class Game:
         drawn = settings.drawn(teacher.signature)
         answers = fits(teacher, student, drawn)[1:]
         self.generator = session.place(settings.generator(teacher.signature))
+        if settings.batch_norm is None and not norms_of(teacher):
+            self.options = replace(self.options, batch_norm=0.0)
         options = self.options
         self.priors = Priors(teacher, options.batch_norm, options.one_hot, options.balance)
         if settings.warmup and not self.priors:

@@ -13,6 +13,11 @@ from compress.losses import imbalance, one_hot, statistics_gap
 from teachers.teacher import Teacher
 
 
+def norms_of(teacher: Teacher) -> list[_BatchNorm]:
+    """Its batch norms that remember statistics."""
+    return [m for m in teacher.module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
 class Priors:
     """A weighted sum over a batch of images, by the teacher's answers and by what reaches its batch norms.
 
@@ -23,7 +28,7 @@ class Priors:
 
     def __init__(self, teacher: Teacher, batch_norm: float, one_hot: float, balance: float) -> None:
         self.batch_norm, self.one_hot, self.balance = batch_norm, one_hot, balance
-        norms = [m for m in teacher.module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        norms = norms_of(teacher)
         if batch_norm and not norms:
             raise ValueError(
                 f"teacher {teacher.name!r} has no batch norm with running statistics: there is nothing that "

@@ -33,7 +33,7 @@ ROWS = Rows(RESULTS / "dfad-cifar10.jsonl", ("way", "fields", "epochs", "seed"))
 SMALL = ResNet(depth=20)
 IMAGES: dict[str, Any] = {"batch": 128, "latent": 256, "width": 32}
 GENERATE = Generate(images=8192, epochs=10, rounds=25, **IMAGES)
-PLAY = DFAD(epochs=30, rounds=25, batch_norm=1.0, balance=1.0, **IMAGES)
+PLAY = DFAD(epochs=30, rounds=25, **IMAGES)
 # The cut and its budget, for chains.
 CUTS = {"chain": 0.7, "chain-half": 0.5}
 

@@ -37,7 +37,7 @@ TASK = MNIST()
 TEACHER = Checkpoint(name="lenet5", network=LeNet5(), task=TASK, train=Train(epochs=10, lr=0.05, warmup=1.0))
 HALF = LeNet5(widths=(3, 8, 60, 42))
 STAGES = {
-    "default": DFAD(student=HALF, epochs=60, rounds=50, batch=128, latent=100, width=16, balance=1.0),
+    "default": DFAD(student=HALF, epochs=60, rounds=50, batch=128, latent=100, width=16),
     # The published sizes, but for the batch of 512.
     "official": DFAD(
         student=HALF, preset="official", epochs=60, rounds=50, batch=128, latent=100, width=64, lr=0.01,

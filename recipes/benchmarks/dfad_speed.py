@@ -49,12 +49,11 @@ CASES: dict[str, tuple[Signature, Callable[[], nn.Module], Callable[[], nn.Modul
 
 
 def ours(name: str, precision: Precision, rounds: int) -> list[float]:
-    """CPU seconds of the last so many rounds of the default preset, with the batch-norm prior where there are norms."""
+    """CPU seconds of the last so many rounds of the default preset."""
     signature, teacher, student, batch, latent, width = CASES[name]
     torch.manual_seed(0)
     known = teacher()
-    norms = any(isinstance(m, nn.BatchNorm2d) for m in known.modules())
-    stage = DFAD(batch=batch, latent=latent, width=width, balance=1.0, batch_norm=float(norms))
+    stage = DFAD(batch=batch, latent=latent, width=width)
     session = Session(sees=Sees.NOTHING, precision=precision)
     game = Game(stage, Teacher("made-up", known, signature).to("cpu"), session.place(student()), session)
     game.begin()

@@ -139,8 +139,6 @@ def test_shapes_are_taught_without_a_shape(teacher: Teacher) -> None:
         latent=32,
         width=16,
         lr=0.1,
-        batch_norm=1.0,
-        balance=1.0,
     )
     student = do(stage, State((teacher,))).student
     assert student is not None

@@ -442,9 +442,7 @@ def test_cut_and_resumed_equals_unbroken(fields: dict[str, Any], teacher: Teache
 def test_a_fresh_student_learns_without_an_image(
     teacher: Teacher, accuracy: Callable[[nn.Module], float]
 ) -> None:
-    stage = DFAD(
-        student=SMALL, epochs=15, rounds=15, batch=48, latent=16, width=8, batch_norm=1.0, balance=1.0
-    )
+    stage = DFAD(student=SMALL, epochs=15, rounds=15, batch=48, latent=16, width=8)
     made = play(stage, teacher)
     torch.manual_seed(0)
     assert accuracy(SMALL.build().eval()) < 0.6
@@ -456,7 +454,7 @@ def test_a_pruned_student_comes_back_without_an_image(
 ) -> None:
     cut = Prune(macs=0.3)(State((teacher,)), Session.bare(task, sees=Sees.NOTHING)).student
     assert cut is not None
-    stage = DFAD(epochs=10, rounds=15, batch=48, latent=16, width=8, batch_norm=1.0, balance=1.0, lr=0.02)
+    stage = DFAD(epochs=10, rounds=15, batch=48, latent=16, width=8, lr=0.02)
     made = play(stage, teacher, cut)
     assert accuracy(made) > max(accuracy(cut) + 0.05, 0.85)
     assert made.conv1.out_channels == cut.conv1.out_channels  # type: ignore[union-attr, operator]
@@ -558,6 +556,12 @@ def test_presets_and_the_fields_in_their_place() -> None:
     )
     assert DFAD(preset="zskt").options().distance == "kl"
     assert DFAD().options() == PRESETS["default"]
+
+
+def test_the_presets_batch_norm_holds_where_there_are_norms(teacher: Teacher, images: Signature) -> None:
+    assert game_of(teacher).priors.norms
+    assert game_of(Teacher("flat", flat(), images)).options.batch_norm == 0
+    assert not game_of(teacher, preset="official").priors
 
 
 def test_dense_outputs_take_the_log_form() -> None:
