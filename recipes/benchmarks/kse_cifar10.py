@@ -184,6 +184,7 @@ def run(
         state = do(Finetune(epochs=epochs, lr=0.05, labels=labels), 1000, state)
         assert state.student is not None
         row["gal"] = bench.score(state.student)
+        row["gal_smaller"] = stored_bytes(bench.teacher.module) / stored_bytes(state.student)
     if "kse" in method:
         state = do(KSE(granularity=granularity, half=half), 2000, state)
         assert state.student is not None
@@ -210,12 +211,15 @@ def table() -> str:
         of = [r for r in rows if tuple(r[name] for name in names) == key]
         steps = [
             spread(r[s] for r in of) if s in of[0] else "–"
-            for s in ("clustered", "recalibrated", "finetuned")
+            for s in ("gal", "clustered", "recalibrated", "finetuned")
         ]
-        body.append((*key[:3], "16" if key[3] else "32", *key[4:], *steps, f"{of[0]['smaller']:.2f}x"))
+        by_gal = f"{of[0]['gal_smaller']:.2f}x" if "gal_smaller" in of[0] else "–"
+        body.append(
+            (*key[:3], "16" if key[3] else "32", *key[4:], *steps, by_gal, f"{of[0]['smaller']:.2f}x")
+        )
     head = (
-        "network", "method", "G", "bits", "epochs", "lr", "labels", "clustered", "recalibrated", "fine-tuned",
-        "file smaller",
+        "network", "method", "G", "bits", "epochs", "lr", "labels", "GAL, tuned", "clustered", "recalibrated",
+        "fine-tuned", "smaller by GAL", "file smaller",
     )  # fmt: skip
     return of_scores(head, body)
 
