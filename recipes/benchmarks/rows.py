@@ -72,7 +72,7 @@ def markdown(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def of_scores(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
-    """A table of accuracies by `spread`, with the line that says what they are."""
-    said = f"Accuracy on test in %, mean ± standard deviation over seeds (how many). {machine()}."
+def of_scores(head: Sequence[str], body: Iterable[Sequence[object]], metric: str = "Accuracy") -> str:
+    """A table of scores by `spread`, with the line that says what they are."""
+    said = f"{metric} on test in %, mean ± standard deviation over seeds (how many). {machine()}."
     return f"{said}\n\n{markdown(head, body)}\n"
