@@ -40,12 +40,12 @@ TEACHER = Checkpoint(
     name="deeplab",
     network=DeepLab(),
     task=TASK,
-    train=Train(epochs=60, lr=0.1, warmup=2.0, weight_decay=5e-4),
+    train=Train(epochs=40, lr=0.1, warmup=2.0),
 )
 SMALL = DeepLab(widths=(16, 32, 64, 64), blocks=1, head=48)
-FREE = DFAD(student=SMALL, size=(128, 128), epochs=30, rounds=20, batch=16, latent=128, width=32, lr=0.1)
+FREE = DFAD(student=SMALL, size=(128, 128), epochs=20, rounds=20, batch=16, latent=128, width=32, lr=0.1)
 # From scratch, too: by the teacher's soft targets and the labels of the images.
-DATA = Finetune(epochs=60, lr=0.1, labels=1.0, warmup=2.0)
+DATA = Finetune(epochs=40, lr=0.1, labels=1.0, warmup=2.0)
 
 
 def score_of(network: nn.Module, splits: Splits) -> float:
