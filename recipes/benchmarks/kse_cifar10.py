@@ -170,7 +170,8 @@ def run(
 ) -> dict[str, Any]:
     """Cluster (after GAL, where the method says so), recalibrate, tune; accuracy on test after each.
 
-    `tune` leaves the teacher as it is and tunes a copy all the same: what the tuning alone is worth.
+    `budget` spends the bytes that `granularity` takes where they are worth most, layer by layer; `tune` leaves the
+    teacher as it is and tunes a copy all the same: what the tuning alone is worth.
     """
     torch.manual_seed(seed)
     state = State((bench.teacher,))
@@ -185,8 +186,13 @@ def run(
         assert state.student is not None
         row["gal"] = bench.score(state.student)
         row["gal_smaller"] = stored_bytes(bench.teacher.module) / stored_bytes(state.student)
-    if "kse" in method:
-        state = do(KSE(granularity=granularity, half=half), 2000, state)
+    if "kse" in method or method == "budget":
+        shared = do(KSE(granularity=granularity, half=half), 2000, state)
+        if method == "budget":
+            assert shared.student is not None
+            share = stored_bytes(shared.student) / stored_bytes(bench.teacher.module)
+            shared = do(KSE(bytes=share, half=half), 2000, state)
+        state = shared
         assert state.student is not None
         row["clustered"] = bench.score(state.student)
         state = do(Recalibrate(batches=50), 3000, state)
@@ -233,7 +239,9 @@ def main() -> None:
     parser.add_argument("--teachers", type=Path, help="folder of the checkpoints")
     parser.add_argument("--data", type=Path, help="folder that holds cifar10/")
     parser.add_argument("--depth", type=int, choices=(20, 56), default=20)
-    parser.add_argument("--methods", nargs="+", default=["kse"], choices=("kse", "gal", "gal-kse", "tune"))
+    parser.add_argument(
+        "--methods", nargs="+", default=["kse"], choices=("kse", "budget", "gal", "gal-kse", "tune")
+    )
     parser.add_argument("--granularities", type=int, nargs="+", default=[4, 6])
     parser.add_argument("--half", action="store_true")
     parser.add_argument("--epochs", type=int, default=5, help="of tuning, after each method")
