@@ -1,29 +1,35 @@
 """Fine-tuning: the student learns on, from labels, from the teacher's soft targets, or from both."""
 
 from dataclasses import replace
+from itertools import islice
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
 from compress.generated import feed
 from compress.losses import soft_targets
-from compress.session import Sees, Session
+from compress.recalibrate import endless, recalibrate
+from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
 from teachers.spec import Field, spec
-from teachers.train import cosine
+from teachers.train import constant, cosine
+
+_BATCHES = 50  # that the batch norms of an average are measured on
 
 
 @spec
 class Finetune(Stage):
-    """Train the student, SGD with momentum, linear warm-up and cosine, and keep the last epoch.
+    """Train the student, SGD with momentum, linear warm-up and cosine, and keep the last epoch, or an average.
 
     loss = soft_targets * T^2 KL(teacher || student at temperature T) + labels * cross-entropy
 
     Without labels (the default) it sees inputs only, and one teacher is asked; with labels alone no teacher
     is. Takes the student so far (or a copy of the only teacher), leaves it trained.
-    Source of the soft targets: Hinton et al. 2015.
+    Source of the soft targets: Hinton et al. 2015; of `swa`, stochastic weight averaging: Izmailov et al. 2018.
     """
 
     epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -42,6 +48,9 @@ class Finetune(Stage):
     """of SGD, Nesterov's where it is above 0"""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """L2, on all parameters"""
+    swa: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """the last share of the steps whose weights are averaged, batch norms measured anew, the rate as high to the end as
+    the warm-up took it; 0 takes the last weights, at the end of the cosine"""
     generated: bool = False
     """learn from images that `Generate` made, and see nothing of the task"""
 
@@ -70,8 +79,13 @@ class Finetune(Stage):
             weight_decay=self.weight_decay, nesterov=self.momentum > 0,
         )  # fmt: skip
         total = session.total_steps(self.epochs)
-        schedule = cosine(learn, total, min(round(self.warmup * session.steps()), total // 2))
-        for epoch in session.epochs(self.epochs, student=student, learn=learn, schedule=schedule):
+        warmup = min(round(self.warmup * session.steps()), total // 2)
+        schedule = (constant if self.swa else cosine)(learn, total, warmup)
+        keep: dict[str, Stateful] = {"student": student, "learn": learn, "schedule": schedule}
+        if self.swa:
+            keep["mean"] = mean = AveragedModel(student)
+            first = min(round((1 - self.swa) * total), total - 1)  # the last step counts in any case
+        for epoch in session.epochs(self.epochs, **keep):
             student.train()
             summed = torch.zeros((), device=session.device)
             agreed = torch.zeros((), device=session.device)
@@ -86,6 +100,8 @@ class Finetune(Stage):
                 loss.backward()
                 learn.step()
                 schedule.step()
+                if self.swa and schedule.last_epoch > first:
+                    mean.update_parameters(student)
                 with torch.no_grad():
                     truth = wanted.argmax(1) if wanted is not None else batch.target
                     summed += loss * len(batch)
@@ -95,6 +111,10 @@ class Finetune(Stage):
                     seen += len(batch)
             told = "agreement" if teacher is not None else "train_accuracy"
             session.log({"loss": (summed / seen).item(), told: (agreed / seen).item()}, epoch)
+        if self.swa:
+            student = mean.module
+            if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in student.modules()):
+                recalibrate(student, islice(endless(session), _BATCHES), session)
         return replace(state, student=student.eval())
 
     def _loss(self, outputs: Tensor, wanted: Tensor | None, truth: Tensor | None) -> Tensor:

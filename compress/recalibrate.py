@@ -35,7 +35,7 @@ class Recalibrate(Stage):
         """Measure on a copy of the student. Raises ValueError where it has no batch norm with statistics."""
         feed(state, session, self.generated)
         student = session.place(state.draft())
-        recalibrate(student, islice(_endless(session), self.batches), session)
+        recalibrate(student, islice(endless(session), self.batches), session)
         return replace(state, student=student.eval())
 
 
@@ -61,6 +61,7 @@ def recalibrate(network: nn.Module, batches: Iterator[Batch], session: Session) 
     network.eval()
 
 
-def _endless(session: Session) -> Iterator[Batch]:
+def endless(session: Session) -> Iterator[Batch]:
+    """Passes over train, one after another."""
     while True:
         yield from session.batches()

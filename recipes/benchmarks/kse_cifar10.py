@@ -17,6 +17,7 @@ import copy
 import resource
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,13 @@ from students.kernels import SharedConvolution, densified
 from students.structure import stored, stored_bytes
 from teachers.place import place
 from teachers.signature import Signature
+from teachers.task import Split
 from teachers.teacher import Teacher
 from teachers.zoo import RESNET20_JPEG, RESNET56
 
 ROWS = Rows(
     RESULTS / "kse-cifar10.jsonl",
-    ("network", "method", "granularity", "half", "epochs", "lr", "labels", "seed"),
+    ("network", "method", "granularity", "half", "epochs", "lr", "labels", "swa", "seed"),
 )
 
 
@@ -165,9 +167,7 @@ def wide(shapes: str = "resnet50") -> None:
     print(f"{shapes}, G = 5, T = 1: {spent:.1f} CPU s, peak memory of the process {peak:.2f} GiB, {told}")
 
 
-def run(
-    bench: Bench, method: str, granularity: int, half: bool, epochs: int, lr: float, labels: float, seed: int
-) -> dict[str, Any]:
+def run(bench: Bench, method: str, granularity: int, half: bool, tune: Finetune, seed: int) -> dict[str, Any]:
     """Cluster (after GAL, where the method says so), recalibrate, tune; accuracy on test after each.
 
     `budget` spends the bytes that `granularity` takes where they are worth most, layer by layer; `tune` leaves the
@@ -182,7 +182,7 @@ def run(
 
     if "gal" in method:
         state = do(GAL(macs=0.6, epochs=1), 0, state)
-        state = do(Finetune(epochs=epochs, lr=0.05, labels=labels), 1000, state)
+        state = do(replace(tune, lr=0.05, swa=0.0), 1000, state)
         assert state.student is not None
         row["gal"] = bench.score(state.student)
         row["gal_smaller"] = stored_bytes(bench.teacher.module) / stored_bytes(state.student)
@@ -199,9 +199,9 @@ def run(
         assert state.student is not None
         row["recalibrated"] = bench.score(state.student)
     if method != "gal":
-        state = do(Finetune(epochs=epochs, lr=lr, labels=labels), 4000, state)
+        state = do(tune, 4000, state)
     assert state.student is not None
-    row["finetuned"] = bench.score(state.student)
+    row["finetuned"], row["val"] = bench.score(state.student), bench.score(state.student, Split.VAL)
     row["bytes"] = stored_bytes(state.student)
     row["smaller"] = stored_bytes(bench.teacher.module) / row["bytes"]
     return row
@@ -210,22 +210,22 @@ def run(
 def table() -> str:
     """All rows, seeds together."""
     rows = ROWS.all()
-    names = ("network", "method", "granularity", "half", "epochs", "lr", "labels")
+    names = ("network", "method", "granularity", "half", "epochs", "lr", "labels", "swa")
     keys = sorted({tuple(r[name] for name in names) for r in rows})
     body = []
     for key in keys:
         of = [r for r in rows if tuple(r[name] for name in names) == key]
         steps = [
-            spread(r[s] for r in of) if s in of[0] else "–"
-            for s in ("gal", "clustered", "recalibrated", "finetuned")
+            spread(r[s] for r in of if s in r) if any(s in r for r in of) else "–"
+            for s in ("gal", "clustered", "recalibrated", "finetuned", "val")
         ]
         by_gal = f"{of[0]['gal_smaller']:.2f}x" if "gal_smaller" in of[0] else "–"
         body.append(
             (*key[:3], "16" if key[3] else "32", *key[4:], *steps, by_gal, f"{of[0]['smaller']:.2f}x")
         )
     head = (
-        "network", "method", "G", "bits", "epochs", "lr", "labels", "GAL, tuned", "clustered", "recalibrated",
-        "fine-tuned", "smaller by GAL", "file smaller",
+        "network", "method", "G", "bits", "epochs", "lr", "labels", "SWA", "GAL, tuned", "clustered", "recalibrated",
+        "fine-tuned", "on val", "smaller by GAL", "file smaller",
     )  # fmt: skip
     return of_scores(head, body)
 
@@ -244,10 +244,13 @@ def main() -> None:
     )
     parser.add_argument("--granularities", type=int, nargs="+", default=[4, 6])
     parser.add_argument("--half", action="store_true")
-    parser.add_argument("--epochs", type=int, default=5, help="of tuning, after each method")
+    parser.add_argument("--epochs", type=float, default=5, help="of tuning, after each method")
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument(
         "--labels", type=float, default=1.0, help="weight of cross-entropy beside soft targets"
+    )
+    parser.add_argument(
+        "--swa", type=float, default=0.0, help="share of the steps over whose weights is averaged"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
@@ -261,19 +264,19 @@ def main() -> None:
         return sizes(arguments.teachers)
     if arguments.what == "latency":
         return times(arguments.teachers)
+    tune = Finetune(epochs=arguments.epochs, lr=arguments.lr, labels=arguments.labels, swa=arguments.swa)
     bench = Bench(arguments.depth, arguments.data, arguments.teachers, "bf16", True, None)
     for seed in arguments.seeds:
         for granularity in arguments.granularities:
             for method in arguments.methods:
                 key: Mapping[str, Any] = {
                     "network": f"resnet{arguments.depth}", "method": method, "granularity": granularity,
-                    "half": arguments.half, "epochs": arguments.epochs, "lr": arguments.lr, "labels": arguments.labels,
-                    "seed": seed,
+                    "half": arguments.half, "epochs": tune.epochs, "lr": tune.lr, "labels": tune.labels,
+                    "swa": tune.swa, "seed": seed,
                 }  # fmt: skip
                 if ROWS.has(**key):
                     continue
-                tuning = (arguments.epochs, arguments.lr, arguments.labels)
-                row = run(bench, method, granularity, arguments.half, *tuning, seed)
+                row = run(bench, method, granularity, arguments.half, tune, seed)
                 ROWS.add({**key, **row})
                 write_text(RESULTS / "kse-cifar10-rows.md", table())
                 print({**key, **row}, flush=True)
