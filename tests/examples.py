@@ -29,7 +29,7 @@ RECIPES = {
         _toy("prune", Prune(macs=0.5), Recalibrate(batches=4)),
         _toy("prune-taylor", Prune(macs=0.5, importance="taylor", batches=2)),
         _toy("finetune", Finetune(epochs=2, lr=0.01)),
-        _toy("finetune-labels", Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1)),
+        _toy("finetune-labels", Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1, swa=0.5)),
         _toy("recalibrate", Recalibrate(batches=4)),
         _toy("kse", KSE(granularity=5), Finetune(epochs=2, lr=0.01)),
         _toy("dfad", DFAD(student=DigitsCNN(classes=3, widths=(8, 8, 8)), batch_norm=1.0, warmup=1, **FEW)),

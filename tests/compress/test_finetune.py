@@ -21,6 +21,7 @@ KINDS = {
     "soft targets": Finetune(epochs=3, lr=0.02),
     "labels": Finetune(epochs=3, lr=0.05, soft_targets=0, labels=1),
     "both": Finetune(epochs=3, lr=0.02, soft_targets=0.5, labels=0.5, temperature=2),
+    "averaged": Finetune(epochs=3, lr=0.02, swa=0.5),
 }
 each = pytest.mark.parametrize("stage", KINDS.values(), ids=list(KINDS))
 
@@ -50,7 +51,7 @@ def test_it_sees_what_it_says(stage: Finetune, teacher: Teacher, task: Toy) -> N
     assert stage.sees is (Sees.LABELS if stage.labels else Sees.INPUTS)
     session = Session.bare(task, sees=stage.sees)
     stage(State((teacher,)), session)
-    assert session.read == {"train": 3 * 160}
+    assert session.read == {"train": 3 * 160 + (50 * 16 if stage.swa else 0)}
 
 
 @each
@@ -124,6 +125,42 @@ def test_the_learning_rate_rises_and_falls(
     assert rates[-1] < 0.001
 
 
+@pytest.mark.parametrize(("share", "last"), [(0.4, 8), (0.001, 1)])
+def test_the_average_is_that_of_the_last_steps(
+    share: float, last: int, teacher: Teacher, task: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[torch.Tensor]] = []
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def watched(self: Any, *args: Any, **more: Any) -> Any:
+        done = step(self, *args, **more)
+        rates.append(self.param_groups[0]["lr"])
+        seen.append([p.detach().clone() for p in self.param_groups[0]["params"]])
+        return done
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    made = tune(Finetune(epochs=2, lr=0.02, warmup=0.5, swa=share), teacher, task)
+    assert len(seen) == 20
+    assert rates[5:] == [0.02] * 15  # as high to the end as the warm-up took it
+    for mine, steps in zip(made.parameters(), zip(*seen[-last:], strict=True), strict=True):
+        torch.testing.assert_close(mine, torch.stack(steps).double().mean(0).float())
+    (norm, *_) = [m for m in made.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norm.momentum == 0.1
+    assert int(norm.num_batches_tracked) == 50  # type: ignore[arg-type]
+
+
+def test_a_network_without_norms_is_averaged_too(task: Toy, accuracy: Score) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    stage = Finetune(epochs=3, lr=0.05, soft_targets=0, labels=1, swa=0.3)
+    made = stage(
+        State((Teacher("plain", copy.deepcopy(plain), task.signature()),), plain), Session.bare(task)
+    ).student
+    assert made is not None
+    assert accuracy(made) > 0.9
+
+
 def test_a_warm_up_longer_than_the_epochs_is_cut(teacher: Teacher, task: Toy) -> None:
     student = tune(Finetune(epochs=1, lr=0.02, warmup=50), teacher, task)
     assert all(torch.isfinite(tensor).all() for tensor in student.state_dict().values())
@@ -190,6 +227,7 @@ def test_bf16_and_a_rehearsal_run(teacher: Teacher, task: Toy) -> None:
         ({"epochs": 1, "lr": float("inf")}, "finite number"),
         ({"epochs": 1, "temperature": 0}, "greater than 0"),
         ({"epochs": 1, "momentum": 1}, "less than 1"),
+        ({"epochs": 1, "swa": 1}, "less than 1"),
         ({"epochs": 1, "labels": -1}, "greater than or equal to 0"),
         (
             {"epochs": 1, "soft_targets": 0},
