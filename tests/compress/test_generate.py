@@ -98,6 +98,7 @@ def test_a_broken_run_resumes_to_the_bit(teacher: Teacher, tmp_path: Path) -> No
 
 def test_a_collapsed_generator_is_an_error(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compress.generate.class_entropy", lambda _: 0.2)
+    monkeypatch.setattr("compress.generate.collapsed", lambda *_: True)
     with pytest.raises(ValueError, match=r"the generator collapsed: class entropy 0.20 of 1.*balance"):
         Generate(**QUICK)(State((teacher,)), bench())
 
