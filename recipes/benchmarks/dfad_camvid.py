@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress import DFAD, Finetune
@@ -24,11 +23,11 @@ from compress.stage import State
 from recipes.benchmarks.dfad_mnist import fields_of
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.rows import Rows, of_scores, spread
+from recipes.benchmarks.taught import taught
 from reports.evaluate import TestScore, evaluate
 from reports.profile import macs
 from students.files import write_text
 from teachers.networks import DeepLab
-from teachers.place import place
 from teachers.task import Split, Splits
 from teachers.tasks import CamVid
 from teachers.teacher import Checkpoint, Teacher
@@ -37,7 +36,7 @@ from teachers.train import Train
 ROWS = Rows(RESULTS / "dfad-camvid.jsonl", ("way", "fields", "epochs", "seed"))
 TASK = CamVid()
 TEACHER = Checkpoint(
-    name="deeplab",
+    name="deeplab-camvid",
     network=DeepLab(),
     task=TASK,
     train=Train(epochs=40, lr=0.1, warmup=2.0),
@@ -53,26 +52,6 @@ def score_of(network: nn.Module, splits: Splits) -> float:
     batches = splits.batches(Split.TEST, torch.device("cpu"))
     bf16 = torch.autocast("cpu", torch.bfloat16)
     return evaluate(network, batches, TASK.predict, TASK.score, kind=TestScore, autocast=lambda: bf16).value
-
-
-def teacher_of(folder: Path, splits: Splits) -> Teacher:
-    """Trained on the first call, kept in `folder`."""
-    path = folder / "deeplab-camvid.safetensors"
-    torch.manual_seed(0)
-    network = TEACHER.network.build()
-    if path.exists():
-        network.load_state_dict(load_file(path))
-        return TEACHER.teacher(place(network, "cpu"))
-    bench = Session(
-        splits=splits, precision="bf16", report=lambda values, epoch: print(epoch + 1, values, flush=True)
-    )
-    assert TEACHER.train is not None
-    TEACHER.train(
-        network, splits, device=bench.device, autocast=bench.autocast, epochs=bench.epochs, log=bench.log
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-    return TEACHER.teacher(network)
 
 
 def run(way: str, play: DFAD, teacher: Teacher, splits: Splits, seed: int) -> dict[str, Any]:
@@ -120,7 +99,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     splits = TASK.open(arguments.data)
-    teacher = teacher_of(arguments.work, splits)
+    teacher = taught(TEACHER, arguments.work, splits, "bf16")
     play = replace(FREE, **fields_of(arguments.fields))
     for way in arguments.ways:
         for seed in arguments.seeds:

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.dfad import DFAD
-from compress.session import Session
 from compress.stage import State
 from recipes.benchmarks.curve import Watching
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.rows import Rows, of_scores, spread
+from recipes.benchmarks.taught import taught
 from reports.evaluate import TestScore, evaluate
 from students.files import write_text
 from teachers.networks import LeNet5
@@ -34,7 +33,9 @@ from teachers.train import Train
 
 ROWS = Rows(RESULTS / "dfad-mnist.jsonl", ("preset", "fields", "epochs", "seed"))
 TASK = MNIST()
-TEACHER = Checkpoint(name="lenet5", network=LeNet5(), task=TASK, train=Train(epochs=10, lr=0.05, warmup=1.0))
+TEACHER = Checkpoint(
+    name="lenet5-mnist", network=LeNet5(), task=TASK, train=Train(epochs=10, lr=0.05, warmup=1.0)
+)
 HALF = LeNet5(widths=(3, 8, 60, 42))
 STAGES = {
     "default": DFAD(student=HALF, epochs=60, rounds=50, batch=128, latent=100, width=16),
@@ -50,24 +51,6 @@ def score_of(network: nn.Module, splits: Splits) -> float:
     """Accuracy on test."""
     batches = splits.batches(Split.TEST, torch.device("cpu"))
     return evaluate(network, batches, TASK.predict, TASK.score, kind=TestScore, autocast=nullcontext).value
-
-
-def teacher_of(folder: Path, splits: Splits) -> Teacher:
-    """Trained on the first call, kept in `folder`."""
-    path = folder / "lenet5-mnist.safetensors"
-    torch.manual_seed(0)
-    network = TEACHER.network.build()
-    if path.exists():
-        network.load_state_dict(load_file(path))
-        return TEACHER.teacher(network)
-    bench = Session(splits=splits)
-    assert TEACHER.train is not None
-    TEACHER.train(
-        network, splits, device=bench.device, autocast=bench.autocast, epochs=bench.epochs, log=bench.log
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-    return TEACHER.teacher(network)
 
 
 def run(stage: DFAD, teacher: Teacher, splits: Splits, seed: int) -> dict[str, Any]:
@@ -118,7 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     splits = TASK.open(arguments.data)
-    teacher = teacher_of(arguments.work, splits)
+    teacher = taught(TEACHER, arguments.work, splits)
     fields = fields_of(arguments.fields)
     for preset in arguments.presets:
         stage = replace(STAGES[preset], **fields)
