@@ -17,6 +17,15 @@ Positive = Annotated[float, Field(gt=0)]
 Pixels = Annotated[int, Field(ge=0)]
 
 
+def a_number_each(name: str, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raises ValueError where mean or std has not one number for every channel."""
+    if not len(mean) == len(std) == channels:
+        raise ValueError(
+            f"{name} has {channels} channels: mean and std need {channels} numbers each, "
+            f"not {len(mean)} and {len(std)}"
+        )
+
+
 @spec
 class Images(Labelled):
     """Images of one size, one label each, judged by the share of right answers.
@@ -44,12 +53,7 @@ class Images(Labelled):
     """of the choice of that share"""
 
     def __post_init__(self) -> None:
-        channels = self.shape[0]
-        if not len(self.mean) == len(self.std) == channels:
-            raise ValueError(
-                f"{type(self).__name__} has {channels} channels: mean and std need {channels} numbers each, "
-                f"not {len(self.mean)} and {len(self.std)}"
-            )
+        a_number_each(type(self).__name__, self.shape[0], self.mean, self.std)
 
     @property
     @abstractmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from teachers.task import Batch, Split, Splits
+from teachers.tasks.splits import steps_of
 
 VOID = 255
 """the label in memory of a pixel that is not judged"""
@@ -55,8 +56,7 @@ class PixelSplits(Splits):
 
     def steps(self, split: Split) -> int:
         """How many batches one pass takes: shuffled over train, in order over val and test."""
-        whole, rest = divmod(self.samples(split), self._size[split])
-        return max(whole, 1) if split is Split.TRAIN else whole + bool(rest)
+        return steps_of(self.samples(split), self._size[split], split)
 
     def batches(
         self, split: Split, device: torch.device, generator: torch.Generator | None = None

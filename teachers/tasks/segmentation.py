@@ -14,7 +14,7 @@ from teachers.signature import Signature
 from teachers.spec import Field, spec
 from teachers.task import Split, Splits, Task
 from teachers.tasks.decode import decoded, image_files, some
-from teachers.tasks.images import Positive
+from teachers.tasks.images import Positive, a_number_each
 from teachers.tasks.pixels import IGNORED, VOID, Masks, PixelSplits
 from teachers.tasks.splits import stratified
 
@@ -51,11 +51,7 @@ class Segmentation(Task):
     def __post_init__(self) -> None:
         channels, height, width = self.shape
         name = type(self).__name__
-        if not len(self.mean) == len(self.std) == channels:
-            raise ValueError(
-                f"{name} has {channels} channels: mean and std need {channels} numbers each, "
-                f"not {len(self.mean)} and {len(self.std)}"
-            )
+        a_number_each(name, channels, self.mean, self.std)
         if self.crop is not None and (self.crop[0] > height or self.crop[1] > width):
             raise ValueError(
                 f"{name} cannot cut windows of {self.crop[0]}x{self.crop[1]} out of images of {height}x{width}"

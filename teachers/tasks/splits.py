@@ -57,6 +57,12 @@ def crop_and_flip(images: Tensor, padding: int, down: Tensor, right: Tensor, mir
     return padded.reshape(-1, channels).index_select(0, pixels.flatten()).view(images.shape)
 
 
+def steps_of(samples: int, size: int, split: Split) -> int:
+    """Batches of `size` in a pass: over train whole ones only (one at least), over val and test all."""
+    whole, rest = divmod(samples, size)
+    return max(whole, 1) if split is Split.TRAIN else whole + bool(rest)
+
+
 class MemorySplits(Splits):
     """Images held as uint8; val is held out of train, stratified, by a seed.
 
@@ -109,8 +115,7 @@ class MemorySplits(Splits):
 
     def steps(self, split: Split) -> int:
         """How many batches one pass takes: shuffled over train, in order over val and test."""
-        whole, rest = divmod(self.samples(split), self._size[split])
-        return max(whole, 1) if split is Split.TRAIN else whole + bool(rest)
+        return steps_of(self.samples(split), self._size[split], split)
 
     def batches(
         self, split: Split, device: torch.device, generator: torch.Generator | None = None
