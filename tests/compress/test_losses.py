@@ -22,6 +22,7 @@ from compress.losses import (
     soft_targets,
     statistics_gap,
 )
+from compress.moments import moments
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -248,6 +249,34 @@ def test_statistics_are_those_of_a_batch_norm() -> None:
     assert statistics_gap([x], [remembered[0]], [remembered[1]]).item() == pytest.approx(0, abs=1e-4)  # type: ignore[list-item]
     off = statistics_gap([x, x], [remembered[0] + 1, remembered[0]], [remembered[1], remembered[1] + 2])  # type: ignore[list-item, operator]
     assert off.item() == pytest.approx(math.sqrt(5) + math.sqrt(20), rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(7, 3), (6, 5, 4), (4, 6, 5, 3), (2, 3, 2, 3, 4)])
+def test_moments_are_mean_and_variance(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = (2 * draw(*shape) + 5).to(dtype)
+    if len(shape) == 4:
+        x = x.to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    twin = x.detach().double().requires_grad_()
+    flat = twin.transpose(0, 1).flatten(1)
+    wanted = (flat.mean(1), flat.var(1, correction=0))
+    given = moments(x)
+    loose = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    for mine, its in zip(given, wanted, strict=True):
+        assert mine.dtype == torch.promote_types(dtype, torch.float32)
+        torch.testing.assert_close(mine.double(), its, **loose)
+    weigh = torch.arange(1.0, 1 + shape[1])
+    (gradient,) = torch.autograd.grad((given[0] * weigh).sum() + (given[1] * weigh).sum(), x)
+    (its_gradient,) = torch.autograd.grad(((wanted[0] + wanted[1]) * weigh.double()).sum(), twin)
+    coarse = {"rtol": 1e-2, "atol": 1e-3} if dtype == torch.bfloat16 else loose
+    torch.testing.assert_close(gradient.double(), its_gradient, **coarse)
+
+
+def test_a_channel_that_does_not_vary_has_variance_zero() -> None:
+    mean, variance = moments(torch.full((4, 2, 3, 3), 3.0))
+    assert mean.tolist() == [3, 3]
+    assert variance.tolist() == pytest.approx([0, 0], abs=1e-20)
 
 
 def test_features_count_in_units_of_the_teachers() -> None:
