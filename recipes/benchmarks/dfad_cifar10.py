@@ -5,7 +5,7 @@
 DATA holds the image folder `cifar10/{train,test}/<class>/`, TEACHERS the checkpoints of `teachers.zoo`. `-real` behind
 the name of a way gives the same with real unlabeled images in place of generated ones: the price of having no data.
 A row a run goes to reports/results/dfad-cifar10.jsonl, one that is there is passed over; dfad-cifar10-rows.md is drawn
-anew from all.
+anew from all. `--split val` scores on images of the training set and leaves test alone: settings are compared so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from compress.stage import Stage, State
 from recipes.benchmarks.curve import Watching
 from recipes.benchmarks.dfad_mnist import fields_of
 from recipes.benchmarks.gal_cifar10 import RESULTS, Bench
-from recipes.benchmarks.rows import Rows, of_scores, spread
+from recipes.benchmarks.rows import Rows, machine, markdown, spread
 from reports.profile import macs
 from students.files import write_text
 from teachers.networks import ResNet
+from teachers.task import Split
 
-ROWS = Rows(RESULTS / "dfad-cifar10.jsonl", ("way", "fields", "epochs", "seed"))
+ROWS = Rows(RESULTS / "dfad-cifar10.jsonl", ("way", "fields", "epochs", "seed", "split"))
 SMALL = ResNet(depth=20)
 IMAGES: dict[str, Any] = {"batch": 128, "latent": 256, "width": 32}
 GENERATE = Generate(images=8192, epochs=10, rounds=25, **IMAGES)
@@ -50,24 +53,25 @@ def stages_of(way: str, play: DFAD) -> tuple[int, tuple[Stage, ...], DFAD | Fine
     return 20, (*first, Prune(macs=CUTS[kind]), Recalibrate(generated=not real)), learn
 
 
-def run(bench: Bench, stages: tuple[Stage, ...], seed: int, every: int) -> dict[str, Any]:
-    """One student: what it scores on test after every stage, what it costs, and the curve of the last stage."""
+def run(bench: Bench, stages: tuple[Stage, ...], seed: int, every: int, split: Split) -> dict[str, Any]:
+    """One student: what it scores after every stage, what it costs, and the curve of the last stage."""
     torch.manual_seed(seed)
     state = State((bench.teacher,))
     start = time.perf_counter()
-    row: dict[str, Any] = {"teacher": bench.score(bench.teacher.module)}
+    judge = partial(bench.score, split=split)
+    row: dict[str, Any] = {"teacher": judge(bench.teacher.module)}
     steps: dict[str, float] = {}
     spent = 0.0
     for number, stage in enumerate(stages):
         session = Watching(
-            bench.score, every, splits=bench.splits, sees=stage.sees, precision=bench.precision,
+            judge, every, splits=bench.splits, sees=stage.sees, precision=bench.precision,
             seed=seed + 1000 * number,
         )  # fmt: skip
         state = stage(state, session)
         spent += session.spent
         row |= {"curve": session.curve, "notes": session.notes}
         if state.student is not None:
-            steps[type(stage).__name__] = bench.score(state.student)
+            steps[type(stage).__name__] = judge(state.student)
     assert state.student is not None
     row["steps"], row["chosen"] = steps, list(steps.values())[-1]
     if row["curve"]:
@@ -80,8 +84,9 @@ def table() -> str:
     """Seeds together: the student chosen without labels is the result, the others stand beside it."""
     rows = ROWS.all()
     body = []
-    for key in sorted({(r["way"], r["fields"], r["epochs"]) for r in rows}):
-        of = [r for r in rows if (r["way"], r["fields"], r["epochs"]) == key]
+    of_key = itemgetter("split", "way", "fields", "epochs")
+    for key in sorted({of_key(row) for row in rows}):
+        of = [row for row in rows if of_key(row) == key]
         before = " → ".join(f"{100 * score:.1f}" for score in list(of[0]["steps"].values())[:-1]) or "–"
         scores = [
             spread(r[name] for r in of) if name in of[0] else "–" for name in ("chosen", "last", "oracle")
@@ -90,9 +95,10 @@ def table() -> str:
         cost = sum(r["cpu_seconds"] for r in of) / len(of)
         body.append((*key, f"{of[0]['macs']:.1%}", before, *scores, f"{share:.3f}", f"{cost / 60:.0f}"))
     head = (
-        "way", "fields", "epochs", "MACs left", "on the way", "chosen", "last", "oracle", "of the teacher's", "CPU min",
+        "split", "way", "fields", "epochs", "MACs left", "on the way", "chosen", "last", "oracle", "of the teacher's", "CPU min",
     )  # fmt: skip
-    return of_scores(head, body)
+    said = f"Accuracy in %, mean ± standard deviation over seeds (how many). {machine()}."
+    return f"{said}\n\n{markdown(head, body)}\n"
 
 
 def main() -> None:
@@ -111,8 +117,9 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=ways, default=["fresh"])
     parser.add_argument("--fields", nargs="*", default=[], help="fields of DFAD to set: lr=0.1 width=64")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--every", type=int, default=5, help="epochs between two looks, for the curve")
     parser.add_argument(
-        "--every", type=int, default=5, help="epochs between two looks at test, for the curve"
+        "--split", choices=("val", "test"), default="test", help="what students are scored on"
     )
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -126,11 +133,11 @@ def main() -> None:
         for seed in arguments.seeds:
             told = "" if way.endswith("-real") else " ".join(sorted(arguments.fields))
             key: Mapping[str, Any] = {
-                "way": way, "fields": told, "epochs": learn.epochs, "seed": seed,
+                "way": way, "fields": told, "epochs": learn.epochs, "seed": seed, "split": arguments.split,
             }  # fmt: skip
             if ROWS.has(**key):
                 continue
-            row = run(benches[depth], (*before, learn), seed, arguments.every)
+            row = run(benches[depth], (*before, learn), seed, arguments.every, Split(arguments.split))
             ROWS.add({**key, **row})
             write_text(RESULTS / "dfad-cifar10-rows.md", table())
             print({**key, **{name: value for name, value in row.items() if name != "curve"}}, flush=True)
