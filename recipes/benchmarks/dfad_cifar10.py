@@ -95,7 +95,8 @@ def table() -> str:
         cost = sum(r["cpu_seconds"] for r in of) / len(of)
         body.append((*key, f"{of[0]['macs']:.1%}", before, *scores, f"{share:.3f}", f"{cost / 60:.0f}"))
     head = (
-        "split", "way", "fields", "epochs", "MACs left", "on the way", "chosen", "last", "oracle", "of the teacher's", "CPU min",
+        "split", "way", "fields", "epochs", "MACs left", "on the way", "chosen", "last", "oracle", "of the teacher's",
+        "CPU min",
     )  # fmt: skip
     said = f"Accuracy in %, mean ± standard deviation over seeds (how many). {machine()}."
     return f"{said}\n\n{markdown(head, body)}\n"
