@@ -19,6 +19,7 @@ from compress.average import Average
 from compress.bank import Bank
 from compress.choice import Choice
 from compress.drawing import Drawing
+from compress.generated import made
 from compress.guard import Guard
 from compress.losses import (
     Ascent,
@@ -144,6 +145,9 @@ class DFAD(Drawing):
     """how many images are kept for that, at most: as many as take 1 GiB with their answers"""
     average: Share | None = None
     """decay of the student's running average, which then is what is measured and returned; 0 takes none"""
+    generated: bool = False
+    """begin that bank with the images of a stage before this one (`Generate`): a student with inherited weights then
+    has something to hold on to while the new generator learns to draw"""
     generator_average: Share | None = None
     """decay of a running average of the generator, which draws the images of every other student step: what has been
     looked at is not forgotten at once; 0 takes none"""
@@ -167,6 +171,8 @@ class DFAD(Drawing):
         teacher = state.teacher().to(session.device)
         draft = state.draft() if self.student is None else self.student.build()
         game = Game(self, teacher, session.place(draft), session)
+        if self.generated:
+            game.recall(made(state, session))
         for epoch in session.epochs(self.warmup, generator=game.generator, tease=game.tease):
             told = [game.draw_towards_priors() for _ in range(self.rounds)]
             session.log({"prior": sum(told) / len(told)}, epoch)
@@ -250,6 +256,18 @@ class Game:
         """Begin an epoch: from a state that is good, with no numbers yet."""
         self.guard.remember()
         self.sums = {}
+
+    @torch.no_grad()
+    def recall(self, images: Tensor) -> None:
+        """Take images that were generated before into the bank. Raises ValueError where no step looks back at it."""
+        if not self.options.replay:
+            raise ValueError("generated images go to the bank that replay looks back at, and replay is 0")
+        for part in images.split(256):
+            self.session.read["generated"] += len(part)
+            fed = part.to(self.session.device).float()
+            with self.session.autocast():
+                answers = fine(self.teacher(fed))
+            self.past.add(fed, answers, self.session.generator)
 
     # -- the moves ----------------------------------------------------------------------------------------
 

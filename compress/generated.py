@@ -51,11 +51,15 @@ def feed(state: State, session: Session, generated: bool) -> None:
 
     Raises ValueError where there are none.
     """
-    if not generated:
-        return
+    if generated:
+        session.feed(Generated(made(state, session)))
+
+
+def made(state: State, session: Session) -> Tensor:
+    """The generated inputs in `state`. Raises ValueError where there are none."""
     if state.generated is None:
         raise ValueError(
             f"{session.name} is to learn from generated inputs, and no stage before it made any: put compress.Generate "
             "in front, or set generated to false"
         )
-    session.feed(Generated(state.generated))
+    return state.generated

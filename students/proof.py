@@ -78,7 +78,7 @@ class Prover:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         with open(self._errors, "w", encoding="utf-8") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-B", "-W", "ignore", str(Path(prove.__file__).resolve())],
+                [sys.executable, "-I", "-W", "ignore", str(Path(prove.__file__).resolve())],
                 cwd=self._folder,
                 env=environment,
                 stdin=subprocess.PIPE,

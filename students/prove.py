@@ -56,6 +56,8 @@ def opened(order: dict[str, Any]) -> dict[str, Callable[..., Any]]:
     assert spec is not None
     assert spec.loader is not None
     load = importlib.util.module_from_spec(spec)
+    # None of it in the folder that is given away; torch's own is written by now, and spares the next one its time.
+    sys.dont_write_bytecode = True
     spec.loader.exec_module(load)
     rebuilt: Callable[..., Any] = load.load(trust=order["trust"])
     if not order["trust"]:

@@ -40,6 +40,7 @@ RECIPES = {
             Prune(macs=0.5),
             Recalibrate(batches=4, generated=True),
             Finetune(epochs=1.5, lr=0.01, generated=True),
+            DFAD(lr=0.01, generated=True, **FEW),
         ),
         _toy("gal-generated", Generate(images=64, **FEW), GAL(macs=0.5, epochs=2, generated=True)),
         _toy("gal-kse", GAL(macs=0.5, epochs=1), Finetune(epochs=1), KSE(half=True), Finetune(epochs=1)),

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from compress import GAL, Finetune, Generate, Prune, Recalibrate, Session, State
+from compress import DFAD, GAL, Finetune, Generate, Prune, Recalibrate, Session, State
+from compress.dfad import Game
 from compress.generated import Generated
 from compress.losses import one_hot, statistics_gap
 from compress.priors import Priors
 from compress.session import Sees
 from compress.stage import Stage
 from compress.watch import class_entropy
+from teachers.networks import DigitsCNN
 from teachers.task import Split
 from teachers.tasks import Toy
 from teachers.teacher import Teacher
@@ -163,6 +165,7 @@ def generated(teacher: Teacher) -> State:
         GAL(macs=0.5, epochs=2, generated=True),
         Recalibrate(batches=4, generated=True),
         Finetune(epochs=1, lr=0.01, generated=True),
+        DFAD(epochs=2, rounds=3, batch=16, latent=8, width=4, lr=0.01, generated=True),
     ],
 )
 def test_they_see_nothing_and_the_ledger_says_so(stage: Stage, generated: State) -> None:
@@ -178,7 +181,13 @@ def test_they_see_nothing_and_the_ledger_says_so(stage: Stage, generated: State)
 
 
 @pytest.mark.parametrize(
-    "stage", [GAL(generated=True), Recalibrate(generated=True), Finetune(epochs=1, generated=True)]
+    "stage",
+    [
+        GAL(generated=True),
+        Recalibrate(generated=True),
+        Finetune(epochs=1, generated=True),
+        DFAD(generated=True),
+    ],
 )
 def test_without_images_they_say_what_is_missing(stage: Stage, teacher: Teacher) -> None:
     with pytest.raises(ValueError, match=r"no stage before it made any: put compress\.Generate in front"):
@@ -188,6 +197,25 @@ def test_without_images_they_say_what_is_missing(stage: Stage, teacher: Teacher)
 def test_generated_images_have_no_labels() -> None:
     with pytest.raises(ValueError, match="no labels for generated images"):
         Finetune(epochs=1, generated=True, labels=1.0)
+
+
+def test_dfad_begins_with_them_in_its_bank(generated: State, teacher: Teacher) -> None:
+    assert generated.generated is not None
+    student = DigitsCNN(classes=3, widths=(8, 8, 8)).build()
+    game = Game(DFAD(batch=16, latent=8, width=4), teacher, student, bench())
+    game.recall(generated.generated)
+    assert game.past.images is not None
+    assert game.past.answers is not None
+    torch.testing.assert_close(game.past.images.float(), generated.generated.float(), rtol=1e-3, atol=1e-3)
+    assert torch.equal(game.past.answers, teacher(generated.generated.float()))
+    game.seek()
+    mine = {tuple(row) for row in game.past.images.flatten(1).tolist()}
+    assert any(tuple(row) in mine for row in game._images(1)[0].half().flatten(1).tolist())
+
+
+def test_dfad_needs_a_step_that_looks_back_at_them(generated: State) -> None:
+    with pytest.raises(ValueError, match="bank that replay looks back at, and replay is 0"):
+        DFAD(generated=True, replay=0.0)(generated, bench())
 
 
 def test_recalibrated_statistics_are_those_of_the_generated_images(
