@@ -41,13 +41,14 @@ PLAY = DFAD(epochs=30, rounds=25, **IMAGES)
 CUTS = {"chain": 0.7, "chain-half": 0.5}
 
 
-def stages_of(way: str, play: DFAD) -> tuple[int, tuple[Stage, ...], DFAD | Finetune]:
+def stages_of(way: str, fields: Mapping[str, Any]) -> tuple[int, tuple[Stage, ...], DFAD | Finetune]:
     """The teacher's depth, what is done first, and how the student learns then."""
     kind, real = way.removesuffix("-real"), way.endswith("-real")
     first: tuple[Stage, ...] = () if real else (GENERATE,)
-    learn = Finetune(epochs=5) if real else replace(play, lr=0.02 if kind == "inherit" else 0.01)
+    rate = {"fresh": 0.05, "inherit": 0.02}.get(kind, 0.01)
+    learn = Finetune(epochs=5) if real else replace(PLAY, **{"lr": rate, **fields})
     if kind == "fresh":
-        return 56, (), replace(play, student=SMALL)
+        return 56, (), replace(PLAY, **{"lr": rate, **fields, "student": SMALL})
     if kind == "inherit":
         return 56, (*first, Inherit(student=SMALL), Recalibrate(generated=not real)), learn
     return 20, (*first, Prune(macs=CUTS[kind]), Recalibrate(generated=not real)), learn
@@ -125,10 +126,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    play = replace(PLAY, **fields_of(arguments.fields))
+    fields = fields_of(arguments.fields)
     benches: dict[int, Bench] = {}
     for way in arguments.ways:
-        depth, before, learn = stages_of(way, play)
+        depth, before, learn = stages_of(way, fields)
         if depth not in benches:
             benches[depth] = Bench(depth, arguments.data, arguments.teachers, "bf16", True, None)
         for seed in arguments.seeds:
