@@ -118,11 +118,13 @@ def main() -> None:
 
 
 def fields_of(given: list[str]) -> dict[str, Any]:
-    """What `name=value` set: numbers where they can be read as such."""
+    """What `name=value` set: numbers, true and false where they can be read as such."""
     return {name: _value(text) for name, text in (field.split("=", 1) for field in given)}
 
 
 def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
     for kind in (int, float):
         try:
             return kind(text)
