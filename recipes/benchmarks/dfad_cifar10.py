@@ -36,7 +36,7 @@ ROWS = Rows(RESULTS / "dfad-cifar10.jsonl", ("way", "fields", "epochs", "seed", 
 SMALL = ResNet(depth=20)
 IMAGES: dict[str, Any] = {"batch": 128, "latent": 256, "width": 32}
 GENERATE = Generate(images=8192, epochs=10, rounds=25, **IMAGES)
-PLAY = DFAD(epochs=30, rounds=25, **IMAGES)
+PLAY = DFAD(epochs=24, rounds=25, warmup=2, features=5.0, **IMAGES)
 # The cut and its budget, for chains.
 CUTS = {"chain": 0.7, "chain-half": 0.5}
 
@@ -45,10 +45,9 @@ def stages_of(way: str, fields: Mapping[str, Any]) -> tuple[int, tuple[Stage, ..
     """The teacher's depth, what is done first, and how the student learns then."""
     kind, real = way.removesuffix("-real"), way.endswith("-real")
     first: tuple[Stage, ...] = () if real else (GENERATE,)
-    rate = {"fresh": 0.05, "inherit": 0.02}.get(kind, 0.01)
-    learn = Finetune(epochs=5) if real else replace(PLAY, **{"lr": rate, **fields})
     if kind == "fresh":
-        return 56, (), replace(PLAY, **{"lr": rate, **fields, "student": SMALL})
+        return 56, (), replace(PLAY, **{"lr": 0.05, **fields, "student": SMALL})
+    learn = Finetune(epochs=5) if real else replace(PLAY, **{"lr": 0.03, "generated": True, **fields})
     if kind == "inherit":
         return 56, (*first, Inherit(student=SMALL), Recalibrate(generated=not real)), learn
     return 20, (*first, Prune(macs=CUTS[kind]), Recalibrate(generated=not real)), learn
