@@ -9,11 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compress.affinity import PRESETS, Kernel, Preset
 from compress.moments import moments
+from compress.neighbours import Neighbours, SelfLoops
 
 Reduction = Literal["paper", "mean"]
 Distance = Literal["l1", "kl"]
 Ascent = Literal["plain", "log"]
+Direction = Literal["teacher_student", "student_teacher"]
+Over = Literal["mean", "mean_nonempty", "mean_edges", "sum"]
 
 
 def fine(tensor: Tensor) -> Tensor:
@@ -149,3 +153,95 @@ def features_gap(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
         for s, t in zip(student, teacher, strict=True)
     ]
     return torch.stack(gaps).mean()
+
+
+# -- graphs -----------------------------------------------------------------------------------------------
+
+
+def log_structure(scores: Tensor, near: Neighbours) -> Tensor:
+    """Log softmax of the scores (E,) of edges that arrive at one node, for every node: (E,).
+
+    log LS_ij = K_ij - log sum_k exp K_ik, over the neighbours k of i: in logarithms, for scores of hundreds would make
+    shares of exactly 0.
+    """
+    scores = fine(scores)
+    # Any number near the largest does: what is subtracted cancels, so no gradient goes through it.
+    most = scores.new_full((near.nodes,), -torch.inf)
+    most = most.scatter_reduce(0, near.centre, scores.detach(), "amax", include_self=True)
+    lowered = scores - most.index_select(0, near.centre)
+    total = scores.new_zeros(near.nodes).index_add(0, near.centre, lowered.exp())
+    return lowered - total.log().index_select(0, near.centre)
+
+
+def local_structure(
+    student: Tensor,
+    teacher: Tensor,
+    edges: Tensor | Neighbours,
+    *,
+    kernel: Kernel | Preset = "cosine",
+    direction: Direction = "teacher_student",
+    reduction: Over = "mean",
+    self_loops: SelfLoops = "drop",
+    centres: Tensor | None = None,
+) -> Tensor:
+    """How far the student's sense of who is near lies from the teacher's, around every node.
+
+        LS_ij = exp K(z_i, z_j) / sum_k exp K(z_i, z_k),   over the neighbours of i;   mean over i of KL( LS^t || LS^s )
+
+    student     features (N, D)
+    teacher     features (N, D'), of any width, or the scores (E,) that `kernel` gave for `edges`, a Neighbours; no
+                gradient goes to it
+    edges       (2, E), neighbours in row 0 and centres in row 1 (sorted and made unique here, self loops as
+                `self_loops` says), or Neighbours; any candidates will do, they need not be the graph's own
+    kernel      an `affinity.Kernel`, or the name of a published one
+    direction   "teacher_student" is KL(teacher || student), as released; "student_teacher" the paper's equation
+    reduction   over all nodes (those without neighbours count as 0), nodes with neighbours, edges, or the sum
+    centres     (N,) bool: whose structure counts, and what is averaged over; None takes all
+
+    Memory is that of a few numbers an edge. Raises ValueError for features that are not finite or of another node
+    count, and as `Neighbours.of` does. Source: Yang et al. 2020 (LSP), arXiv 2003.10477.
+    """
+    nodes = len(student)
+    near = edges if isinstance(edges, Neighbours) else Neighbours.of(edges, nodes, self_loops)
+    kernel = PRESETS[kernel] if isinstance(kernel, str) else kernel
+    given = log_structure(kernel.scores(_sound(student, "student"), near), near)
+    with torch.no_grad():
+        if teacher.dim() == 2:
+            if len(teacher) != nodes:
+                raise ValueError(
+                    f"the student has features of {nodes} nodes, the teacher of {len(teacher)}: "
+                    "both must see the same graph"
+                )
+            teacher = kernel.scores(_sound(teacher, "teacher"), near)
+        if teacher.shape != (len(near),):
+            raise ValueError(
+                f"there are {len(near)} edges, but {len(teacher)} scores of the teacher: they belong to another "
+                "graph, or to edges in another order"
+            )
+        wanted = log_structure(teacher, near)
+    q, p = (given, wanted) if direction == "student_teacher" else (wanted, given)
+    divergence = q.exp() * (q - p)
+    if centres is not None:
+        divergence = divergence * centres[near.centre]
+    total = divergence.sum()
+    if reduction == "sum":
+        return total
+    if reduction == "mean":
+        count = nodes if centres is None else int(centres.sum())
+    elif reduction == "mean_edges":
+        count = len(near) if centres is None else int(centres[near.centre].sum())
+    else:
+        full = near.degree > 0
+        count = int((full if centres is None else full & centres).sum())
+    return total / max(count, 1)
+
+
+def _sound(features: Tensor, whose: str) -> Tensor:
+    # One sum tells of any NaN or infinity; where it overflows by itself, the look costs a second pass.
+    if not bool(features.detach().sum().isfinite()) and not bool(features.isfinite().all()):
+        bad = int((~features.isfinite()).any(1).sum())
+        raise ValueError(
+            f"the {whose}'s features hold NaN or infinities for {bad} of {len(features)} nodes: look at the network's "
+            "inputs and weights"
+        )
+    return fine(features)
