@@ -13,14 +13,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compress.affinity import Kernel as Kernel
     from compress.columns import Category as Category
     from compress.columns import Number as Number
     from compress.dfad import DFAD as DFAD
     from compress.finetune import Finetune as Finetune
     from compress.gal import GAL as GAL
     from compress.generate import Generate as Generate
+    from compress.hints import GCRD as GCRD
+    from compress.hints import AttentionTransfer as AttentionTransfer
+    from compress.hints import FitNet as FitNet
+    from compress.hints import SoftTargets as SoftTargets
     from compress.inherit import Inherit as Inherit
     from compress.kse import KSE as KSE
+    from compress.lsp import LSP as LSP
     from compress.prune import Prune as Prune
     from compress.recalibrate import Recalibrate as Recalibrate
     from compress.session import Sees as Sees
@@ -31,19 +37,25 @@ if TYPE_CHECKING:
     from compress.stage import State as State
 
 _HOMES = {
+    "AttentionTransfer": "compress.hints",
     "Category": "compress.columns",
     "DFAD": "compress.dfad",
     "Finetune": "compress.finetune",
+    "FitNet": "compress.hints",
     "GAL": "compress.gal",
+    "GCRD": "compress.hints",
     "Generate": "compress.generate",
     "Inherit": "compress.inherit",
     "KSE": "compress.kse",
+    "Kernel": "compress.affinity",
+    "LSP": "compress.lsp",
     "Number": "compress.columns",
     "Prune": "compress.prune",
     "Recalibrate": "compress.recalibrate",
     "Sees": "compress.session",
     "Session": "compress.session",
     "Sobol": "compress.sobol",
+    "SoftTargets": "compress.hints",
     "Ranking": "compress.stage",
     "Stage": "compress.stage",
     "State": "compress.stage",

@@ -95,7 +95,9 @@ of G-CRD's code."""
 
 def _measure(measure: Measure, features: Tensor, near: Neighbours) -> Tensor:
     if measure == "cosine":
-        return inner(torch.nn.functional.normalize(features, dim=1), near)
+        length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+        # Nothing points nowhere: its cosine is 0, and so is its gradient, which would else be without bounds.
+        return inner(features / length.masked_fill(length.detach() == 0, torch.inf), near)
     if measure == "dot":
         return inner(features, near)
     if measure == "l1":

@@ -67,6 +67,18 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> 
     return temperature**2 * divergence.mean()
 
 
+def soft_labels(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """`soft_targets` where each output is a question of its own:  T^2 * KL of Bernoulli(sigmoid(teacher/T)), the mean.
+
+    Outputs (n, K); the mean over both. Zero where student equals teacher.
+    """
+    student, teacher = fine(student) / temperature, fine(teacher) / temperature
+    share = teacher.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student, share, reduction="none")
+    own = F.binary_cross_entropy_with_logits(teacher, share, reduction="none")
+    return temperature**2 * (cross - own).mean()
+
+
 # -- data-free distillation -------------------------------------------------------------------------------
 
 

@@ -168,7 +168,7 @@ def _row(record: Record, first: Record) -> tuple[str, ...]:
         f"{100 * cost.macs / first.profile.macs:.1f} %" if first.profile.macs else "–",
         plots.short(cost.params),
         plots.size(cost.bytes),
-        plots.milliseconds(cost.latency_ms_p50_b1),
+        plots.latency(cost.to_dict()),
         plots.milliseconds(cost.latency_ms_p50_b32),
         plots.duration(record.seconds),
     )

@@ -26,7 +26,7 @@ class Limited(Splits):
     """A rehearsal's data: the first few batches of every split."""
 
     def __init__(self, splits: Splits, limit: Limit) -> None:
-        self._splits, self._limit = splits, limit
+        self._splits, self._limit, self.notes = splits, limit, splits.notes
 
     def samples(self, split: Split) -> int:
         """How many samples the split really holds."""

@@ -48,20 +48,19 @@ class Instruments:
     def cost(self, module: nn.Module, signature: Signature) -> Profile:
         """MACs, parameters, and the bytes of its weights as a file."""
         plain = {name: tensor.cpu().contiguous().clone() for name, tensor in stored(module).items()}
-        return profile(module, signature.example(2), bytes=len(save(plain)))
+        return profile(module, signature.usual(2), bytes=len(save(plain)))
 
     def timed(self, costs: dict[str, tuple[nn.Module, Profile]], signature: Signature) -> dict[str, Profile]:
         """The same costs with latencies, all networks taking turns."""
         if not self._timing:
             return {name: cost for name, (_, cost) in costs.items()}
-        found = latency(
-            {name: module for name, (module, _) in costs.items()}, signature.example(1), seconds=SECONDS
-        )
+        modules = {name: module for name, (module, _) in costs.items()}
+        found = latency(modules, signature.usual(1), seconds=SECONDS, graph=signature.is_graph)
         return {name: cost.timed(found[name]) for name, (_, cost) in costs.items()}
 
     def widths(self, module: nn.Module, signature: Signature) -> list[dict[str, object]]:
         """Every layer with weights: its name, type, MACs, parameters, and channels in and out."""
-        return [vars(layer) for layer in layers(module, signature.example(1))]
+        return [vars(layer) for layer in layers(module, signature.usual(1))]
 
 
 def device_of(name: str) -> torch.device:

@@ -34,12 +34,12 @@ def plan(recipe: Recipe, workshop: Workshop | None = None) -> str:
         teacher, line, trained = _teacher(checkpoint, workshop)
         teachers.append(teacher)
         ready = ready and trained
-        cost = profile(teacher.module, teacher.signature.example(2))
+        cost = profile(teacher.module, teacher.signature.usual(2))
         lines.append(f"teacher {checkpoint.name}: {line}")
         lines.append(f"  {short(cost.macs)} MACs, {short(cost.params)} parameters")
     splits = recipe.task.open(workshop.data)
     counts = ", ".join(f"{splits.samples(split)} {split.value}" for split in Split)
-    lines += [f"task {show(recipe.task)}: {counts} samples", ""]
+    lines += [f"task {show(recipe.task)}: {counts} samples", *(f"  {note}" for note in splits.notes), ""]
     done = _done(recipe, workshop, tuple(teachers)) if ready else {}
     state = State(tuple(teachers))
     for position, stage in enumerate(recipe.stages, 1):

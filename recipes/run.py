@@ -124,6 +124,8 @@ class Run:
                 return splits
         with self.clock.on("data"):
             splits = task.open(self.workshop.data)
+        for note in splits.notes:
+            self.display.note(note)
         splits = Limited(splits, self.limit) if self.limit is not None else splits
         self._open.append((task, splits))
         return splits

@@ -124,7 +124,14 @@ def evaluate(
             truth.append(batch.target.cpu())
     if not answers:
         raise ValueError("there was no batch to score: the split is empty")
-    return kind(float(score(torch.cat(answers), torch.cat(truth))), sum(len(part) for part in truth))
+    return kind(float(score(torch.cat(answers), torch.cat(truth))), sum(_judged(part) for part in truth))
+
+
+def _judged(target: Tensor) -> int:
+    """Samples that count: not those below 0, nor (several labels each) those of which nothing is known."""
+    if target.is_floating_point():
+        return int((~target.isnan()).flatten(1).any(1).sum())
+    return int((target >= 0).sum()) if target.dim() == 1 else len(target)
 
 
 def wilson(share: float, samples: int, z: float = 1.959964) -> tuple[float, float]:

@@ -118,6 +118,69 @@ def grid(rows: Sequence[tuple[str, Sequence[Image]]], said: str) -> str:
     )
 
 
+def shares(rows: Sequence[tuple[str, Sequence[float], Sequence[float]]], said: str) -> str:
+    """For every row two groups of bars, shares in [0, 1]: grey above as they should be, coloured below as they are.
+
+    rows are (name, wanted, given), both as long. Raises ValueError without a row.
+    """
+    if not rows:
+        raise ValueError("a picture of shares needs a row")
+    left, high, bar, step = 110.0, 26.0, 22.0, 66.0
+    parts = []
+    for place, (name, wanted, given) in enumerate(rows):
+        middle = 22 + place * step + high
+        parts.append(f'<text x="{left - 8}" y="{middle + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        most = max(*wanted, *given, 1e-12)
+        for at, pair in enumerate(zip(wanted, given, strict=True)):
+            for value, above in zip(pair, (True, False), strict=True):
+                tall = high * value / most
+                fill = "var(--was)" if above else "var(--now)"
+                parts.append(
+                    f'<rect x="{left + at * bar:.1f}" y="{middle - tall if above else middle + 1:.1f}" '
+                    f'width="{bar - 4:.1f}" height="{tall:.1f}" fill="{fill}"><title>{value:.3f}</title></rect>'
+                )
+        end = left + bar * len(wanted)
+        parts.append(
+            f'<line x1="{left}" x2="{end:.1f}" y1="{middle + 0.5:.1f}" y2="{middle + 0.5:.1f}" stroke="var(--line)"/>'
+        )
+    return (
+        f'<svg viewBox="0 0 800 {22 + len(rows) * step:.0f}" role="img" aria-label="{escape(said)}">'
+        f'<text x="{left}" y="11">{escape(said)}</text>{"".join(parts)}</svg>'
+    )
+
+
+def scatter(
+    panels: Sequence[tuple[str, Sequence[Sequence[float]]]], colours: Sequence[int], said: str
+) -> str:
+    """Dots on planes side by side, the same dots in each: panels are (name, (x, y) of each dot), colours numbers.
+
+    Raises ValueError without a dot.
+    """
+    if not panels or not panels[0][1]:
+        raise ValueError("a picture of dots needs a dot")
+    side, gap, top = 360.0, 30.0, 34.0
+    parts = []
+    for place, (name, dots) in enumerate(panels):
+        left = 20 + place * (side + gap)
+        low = [min(dot[axis] for dot in dots) for axis in (0, 1)]
+        span = [max(dot[axis] for dot in dots) - low[axis] or 1.0 for axis in (0, 1)]
+        parts.append(f'<text x="{left}" y="{top - 8}">{escape(name)}</text>')
+        parts.append(
+            f'<rect x="{left}" y="{top}" width="{side}" height="{side}" fill="none" stroke="var(--line)"/>'
+        )
+        for dot, colour in zip(dots, colours, strict=True):
+            x, y = (6 + (side - 12) * (dot[axis] - low[axis]) / span[axis] for axis in (0, 1))
+            hue = round(colour * 137.5) % 360  # the golden angle: neighbours in number lie far apart
+            parts.append(
+                f'<circle cx="{left + x:.1f}" cy="{top + y:.1f}" r="2.5" style="fill:hsl({hue},65%,48%);stroke:none"/>'
+            )
+    width = 20 + len(panels) * (side + gap)
+    return (
+        f'<svg viewBox="0 0 {max(width, 800):.0f} {top + side + 8:.0f}" role="img" aria-label="{escape(said)}">'
+        f'<text x="20" y="11">{escape(said)}</text>{"".join(parts)}</svg>'
+    )
+
+
 def _png(lines: bytes, width: int, height: int, colour: int) -> bytes:
     """A PNG file of 8 bits a channel: colour 0 is grey, 2 is RGB; lines each begin with their filter, 0."""
 

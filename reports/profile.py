@@ -4,11 +4,13 @@ Convention: one MAC is one multiplication and its addition, counted for *one* in
 in eval mode. The number is half of what `torch.utils.flop_counter.FlopCounterMode` counts (convolutions,
 matrix products, attention), and FLOPs are always 2 * MACs. Biases, normalisation, activations, pooling and
 other pointwise work or reductions are not MACs and cost nothing here; an operator that does more than that
-and has no formula is named in `uncounted`, so a number that leaves something out says so.
+and has no formula is named in `uncounted`, so a number that leaves something out says so. Sums along the edges of a
+graph (`index_add`) are MACs, one for each number of a message; one input of a graph network is a node.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,13 +35,21 @@ _FREE = frozenset(
     zeros_like new_zeros ones ones_like new_ones full full_like new_full scalar_tensor arange eye
     linspace tril triu lift_fresh lift_fresh_copy clone copy_ _to_copy contiguous cat stack
     constant_pad_nd reflection_pad2d replication_pad2d channel_shuffle native_channel_shuffle
-    pixel_shuffle pixel_unshuffle roll flip repeat gather scatter scatter_ index index_select
+    pixel_shuffle pixel_unshuffle roll flip repeat gather scatter scatter_ scatter_reduce index index_select
     index_put index_put_ slice_scatter select_scatter embedding masked_fill masked_fill_ where
     one_hot upsample_nearest2d upsample_nearest1d _local_scalar_dense _assert_async is_same_size
     fill_ zero_ resize_ set_ detach im2col col2im _reshape_alias as_strided_ nonzero _unsafe_view
     """.split()  # noqa: SIM905 - a list would be four times as long
 )
 """aten operators that are not MACs by the convention above, beside every view and every pointwise one."""
+
+
+def _messages(_: Any, __: int, ___: Any, source: Sequence[int], *____: Any, **_____: Any) -> int:
+    """FLOPs of a sparse product with the edges of a graph: a multiplication and an addition for each number."""
+    return 2 * math.prod(source)
+
+
+_FORMULAS = {torch.ops.aten.index_add: _messages}
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,8 @@ class Profile:
     macs      multiply-accumulates of one input, as executed; `flops` is twice that
     params    parameters, each shared one once
     bytes     of the file on disk, where there is one
-    latency_ms_*  median and 95th percentile of a call, at batch 1 and batch 32, in milliseconds
+    latency_ms_*  median and 95th percentile of a call, at batch 1 and batch 32, in milliseconds; of a graph network,
+              `node`, those of a call with a usual graph, divided by its nodes
     threads   PyTorch's threads while timing
     uncounted operators that compute and have no formula: `macs` leaves them out
     """
@@ -85,6 +96,8 @@ class Profile:
     latency_ms_p95_b32: float | None = None
     threads: int | None = None
     uncounted: tuple[str, ...] = field(default=())
+    latency_ms_p50_node: float | None = None
+    latency_ms_p95_node: float | None = None
 
     @property
     def flops(self) -> int:
@@ -148,7 +161,7 @@ def layers(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:
     counts: dict[nn.Module, int] = {}
     stack: list[list[int]] = []
     handles = []
-    counter = FlopCounterMode(display=False, skip_unsupported=True)
+    counter = _counter()
 
     def enter(part: nn.Module, _: Any) -> None:
         counts.setdefault(part, 0)
@@ -181,6 +194,7 @@ def latency(
     batch_sizes: Sequence[int] = (1, 32),
     seconds: float = 1.0,
     least: int = 5,
+    graph: bool = False,
 ) -> dict[str, Latency]:
     """Time a call of each module, in eval mode without gradients, taking turns call by call.
 
@@ -189,6 +203,7 @@ def latency(
 
     seconds  measured for each batch size, all modules together; warm-up comes on top
     least    rounds to take however long they last
+    graph    the inputs are one graph: it is asked whole, and milliseconds are those a node; batch sizes mean nothing
     Shapes: every input (batch, ...); the first sample is repeated to the sizes asked for, in channels_last
     where the module's weights are. Times cover work on the device: it is waited for.
     """
@@ -197,12 +212,13 @@ def latency(
     calls = dict.fromkeys(modules, 0)
     found: dict[str, dict[str, float]] = {name: {} for name in modules}
     with observed(*modules.values()), torch.no_grad():
-        for size in batch_sizes:
+        for size in (0,) if graph else batch_sizes:
             ready = {name: _call(part, inputs, size) for name, part in modules.items()}
+            kind, share = (f"b{size}", 1) if size else ("node", len(inputs[0]))
             for name, samples in _take_turns(ready, seconds, least).items():
-                ordered = torch.tensor(samples, dtype=torch.float64)
-                found[name][f"latency_ms_p50_b{size}"] = float(ordered.quantile(0.5))
-                found[name][f"latency_ms_p95_b{size}"] = float(ordered.quantile(0.95))
+                ordered = torch.tensor(samples, dtype=torch.float64) / share
+                found[name][f"latency_ms_p50_{kind}"] = float(ordered.quantile(0.5))
+                found[name][f"latency_ms_p95_{kind}"] = float(ordered.quantile(0.95))
                 calls[name] += len(samples)
     return {
         name: Latency(found[name], calls[name], torch.get_num_threads(), str(_device(part)))
@@ -232,7 +248,7 @@ def _take_turns(
 
 
 def _call(module: nn.Module, inputs: tuple[Tensor, ...], size: int) -> Callable[[], object]:
-    """A call without arguments that runs `module` at batch `size` and waits for its device."""
+    """A call without arguments that runs `module` at batch `size` (0: as it is) and waits for its device."""
     device = _device(module)
     last = any(
         w.dim() == 4 and w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous()
@@ -240,7 +256,7 @@ def _call(module: nn.Module, inputs: tuple[Tensor, ...], size: int) -> Callable[
     )
     batch = []
     for tensor in inputs:
-        many = tensor[:1].expand(size, *tensor.shape[1:]).to(device)
+        many = (tensor[:1].expand(size, *tensor.shape[1:]) if size else tensor).to(device)
         form = torch.channels_last if last and many.dim() == 4 else torch.contiguous_format
         batch.append(many.contiguous(memory_format=form))
 
@@ -250,6 +266,10 @@ def _call(module: nn.Module, inputs: tuple[Tensor, ...], size: int) -> Callable[
             torch.cuda.synchronize(device)
 
     return call
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, skip_unsupported=True, custom_mapping=_FORMULAS)
 
 
 class _Leaves(TorchDispatchMode):
@@ -265,6 +285,7 @@ class _Leaves(TorchDispatchMode):
         packet = getattr(func, "_overloadpacket", func)
         free = (
             packet in flop_registry
+            or packet in _FORMULAS
             or getattr(func, "is_view", False)
             or torch.Tag.pointwise in getattr(func, "tags", ())
             or (func.namespace in ("aten", "prim", "prims") and packet.__name__ in _FREE)
@@ -276,7 +297,7 @@ class _Leaves(TorchDispatchMode):
 
 def _count(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, tuple[str, ...]]:
     leaves = _Leaves()
-    counter = FlopCounterMode(display=False, skip_unsupported=True)
+    counter = _counter()
     # Entered first, so that it stands below the counter and sees what the counter could not take apart.
     with leaves:
         batch = _run(module, inputs, counter)

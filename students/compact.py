@@ -1,7 +1,8 @@
 """The compact student: a folder that outlives us, and the proof that it says what the student says.
 
 model.pt2             torch.export.load("model.pt2").module()(images), for any number of images; for use: batch
-                      norms are folded into the convolutions before them, shared kernels written out
+                      norms are folded into the convolutions before them, shared kernels written out. Of a graph
+                      network (features, edges), any number of both; features alone where it looks at no edge
 weights.safetensors   every parameter and buffer
 structure.json        which layers there are and in which order they are called
 load.py               rebuilds the network from these two, to train on; PyTorch and safetensors alone
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,7 @@ def save(
     _refuse_foreign(folder)
     clean(student)
     reference = copy.deepcopy(student).cpu().eval()
+    signature = _needed(reference, signature)
     _answers(reference, signature)
     structure = _describe(reference, factory, signature.example(2))
     with _swapped(folder) as half, Prover() as prover:
@@ -190,17 +193,26 @@ def _write_network(student: nn.Module, folder: Path, structure: dict[str, Any]) 
     )
 
 
+def _needed(reference: nn.Module, signature: Signature) -> Signature:
+    """The signature without the inputs that this student can do without: a graph that it never looks at."""
+    given = inspect.signature(reference.forward).parameters.values()
+    needed = sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in given)
+    return replace(signature, inputs=signature.inputs[:needed]) if signature.is_graph else signature
+
+
 def _answers(reference: nn.Module, signature: Signature) -> None:
     """Raise ValueError where the student does not answer as its signature says."""
+    inputs = signature.example(2)
+    count = len(inputs[0])
     with torch.no_grad():
-        outputs = reference(*signature.example(2))
+        outputs = reference(*inputs)
     if not isinstance(outputs, Tensor):
         raise ValueError(
             f"the student answers with a {type(outputs).__name__}; a compact student gives one tensor"
         )
-    if outputs.dim() < 2 or outputs.shape[0] != 2:
+    if outputs.dim() < 2 or outputs.shape[0] != count:
         raise ValueError(
-            f"the student answers 2 samples with shape {tuple(outputs.shape)}, not (2, outputs, ...): "
+            f"the student answers {count} samples with shape {tuple(outputs.shape)}, not ({count}, outputs, ...): "
             "it fixes its batch size, or has no batch dimension"
         )
     if signature.labels and outputs.shape[1] != signature.classes:
@@ -211,7 +223,9 @@ def _answers(reference: nn.Module, signature: Signature) -> None:
 
 def _export(reference: nn.Module, path: Path, signature: Signature) -> None:
     batch = torch.export.Dim("batch")
-    shapes = tuple({0: batch} for _ in signature.inputs)
+    shapes: Any = tuple({0: batch} for _ in signature.inputs)
+    if signature.is_graph:  # nodes and edges are free, but a network that looks for k nearest wants k nodes
+        shapes = ({0: torch.export.Dim.AUTO}, {1: torch.export.Dim.AUTO})[: len(signature.inputs)]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # notes on the exporter's own workings

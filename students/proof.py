@@ -115,7 +115,7 @@ class Prover:
         start = time.perf_counter()
         paths = sys.path if needs else []
         self._send(folder=str(folder.resolve()), trust=needs, path=paths, threads=torch.get_num_threads())
-        found, scale, samples = [], 0.0, 0
+        found, scale, samples = [], 0.0, -sum(len(signature.example(size)[0]) for size in _SIZES)
         for count, inputs in enumerate(_pieces(signature, val)):
             path = self._folder / f"{count % 2}.safetensors"
             outputs = _batch(reference, inputs, path)
@@ -126,7 +126,7 @@ class Prover:
         found = [*found[1:], self._answer()]
         return Proof(
             inputs="random" if val is None else "val",
-            samples=samples - sum(_SIZES),
+            samples=samples,
             scale=scale,
             batch_sizes=_SIZES,
             forms={form: _agreement(form, [answer[form] for answer in found], scale) for form in forms},
@@ -160,9 +160,16 @@ class Prover:
 
 
 def _pieces(signature: Signature, val: Iterable[Batch] | None) -> Iterator[tuple[Tensor, ...]]:
-    """Random batches of every size in `_SIZES`, then all of val, no more than `_CHUNK` samples at once."""
+    """Random batches of every size in `_SIZES`, then all of val, no more than `_CHUNK` samples at once; graphs
+    whole.
+    """
     yield from (signature.example(size, seed=size) for size in _SIZES)
     batches = [Batch(signature.example(64))] if val is None else val
+    if signature.is_graph:  # all of it at once, as far as this student wants it
+        yield from (
+            tuple(tensor.cpu() for tensor in batch.inputs[: len(signature.inputs)]) for batch in batches
+        )
+        return
     for batch in batches:
         for pieces in zip(*(torch.split(tensor, _CHUNK) for tensor in batch.inputs), strict=True):
             yield tuple(piece.cpu() for piece in pieces)

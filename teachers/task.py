@@ -28,11 +28,34 @@ Open = Literal[Split.TRAIN, Split.VAL]
 
 
 @dataclass(frozen=True)
+class Part:
+    """Which part of a task's graph a batch is: of the graph that all of the task's nodes and edges make together.
+
+    nodes     (n,) their numbers; None where the batch is all of it
+    edges     (e,) which edges lie between them; None where all do
+    seeds     how many of the nodes, the first ones, the batch is about; the others are their surroundings
+    complete  every node has all of its neighbours here, so that what is found for it holds in every pass
+    whole     features and edges of the whole graph, where the batch is a part of it that was drawn
+    """
+
+    nodes: Tensor | None
+    edges: Tensor | None
+    seeds: int
+    complete: bool
+    whole: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
-    """A few samples: `inputs` is what the network is called with, `target` the truth, where it may be seen."""
+    """A few samples: `inputs` is what the network is called with, `target` the truth, where it may be seen.
+
+    Of a graph: features (n, width) and edges (2, E), targets of all nodes in order, those below 0 (NaN, where several
+    labels may hold) of nodes that belong to another split, and `part`. `part` is there where features never change.
+    """
 
     inputs: tuple[Tensor, ...]
     target: Tensor | None = None
+    part: Part | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -43,7 +66,12 @@ class Batch:
 
 
 class Splits(ABC):
-    """A task's data, opened: in memory or at hand, split once and for all."""
+    """A task's data, opened: in memory or at hand, split once and for all.
+
+    notes  what was done to the data on the way, for the reader
+    """
+
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def samples(self, split: Split) -> int:

@@ -116,14 +116,14 @@ class Checkpoint:
 
     def _check(self, teacher: Teacher) -> None:
         signature = teacher.signature
-        if len(signature.inputs) != 1:
-            return  # several inputs hang together, as features and edges do: random ones prove nothing
-        (shape,) = signature.inputs
+        if len(signature.inputs) != 1 and not signature.is_graph:
+            return  # several inputs hang together: random ones prove nothing
+        shape = signature.inputs[0]
         device = next((p.device for p in teacher.module.parameters()), torch.device("cpu"))
-        (images,) = signature.example(2)
+        inputs = signature.example(2)
         try:
             with torch.no_grad():
-                outputs = teacher(images.to(device))
+                outputs = teacher(*(tensor.to(device) for tensor in inputs))
         except Exception as problem:
             raise ValueError(
                 f"checkpoint {self.name!r}: {self.network} does not take the inputs of {self.task}, "
@@ -137,5 +137,6 @@ class Checkpoint:
         if outputs.ndim < 2 or outputs.shape[1] != signature.classes:
             raise ValueError(
                 f"checkpoint {self.name!r}: the task has {signature.classes} classes, but {self.network} "
-                f"gives outputs of shape {tuple(outputs.shape)} for 2 inputs: classes={signature.classes}"
+                f"gives outputs of shape {tuple(outputs.shape)} for {len(inputs[0])} inputs: "
+                f"classes={signature.classes}"
             )

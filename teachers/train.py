@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from teachers.place import place
 from teachers.spec import Field, spec
 from teachers.task import Split, Splits
+from teachers.thinning import Thinning
 
 Epochs = Callable[..., Iterator[int]]
 """`epochs(total, **keep)` counts epochs and keeps what has a state_dict: `Session.epochs` has this shape."""
@@ -63,7 +64,8 @@ def accuracy(
 ) -> float:
     """The share of right answers over a split; `module` is put into eval mode. It touches no random state.
 
-    Where every pixel has an answer, the share of pixels; those that are void (target below 0) do not count.
+    Where every pixel has an answer, the share of pixels; those that are void (target below 0) do not count. Where
+    several labels may hold (targets are fractions), the share of outputs on the right side of 0.
     """
     module.eval()
     right, judged = torch.zeros((2,), dtype=torch.int64, device=device)
@@ -71,16 +73,64 @@ def accuracy(
         assert batch.target is not None
         with autocast():
             outputs = module(*batch.inputs)
-        right += (outputs.argmax(dim=1) == batch.target).sum()
-        judged += (batch.target >= 0).sum()
+        if batch.target.is_floating_point():
+            right += ((outputs > 0) == (batch.target > 0.5))[~batch.target.isnan()].sum()
+            judged += (~batch.target.isnan()).sum()
+        else:
+            right += (outputs.argmax(dim=1) == batch.target).sum()
+            judged += (batch.target >= 0).sum()
     return int(right) / max(int(judged), 1)
+
+
+def supervised(outputs: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with the truth, the mean over what is judged, in fp32.
+
+    Of whole numbers, classes: those below 0 are passed over. Of fractions (n, labels), each a question of its own, 0
+    to 1: binary cross-entropy, NaN passed over.
+    """
+    if target.is_floating_point():
+        known = ~target.isnan()
+        return F.binary_cross_entropy_with_logits(outputs.float()[known], target[known])
+    return F.cross_entropy(outputs.float(), target, label_smoothing=smoothing)
+
+
+class Best:
+    """The state of the epoch with the highest score so far; of equals the later, which was trained longer.
+
+    epochs, epoch  how many were seen, and which was the best, counted from 0
+    """
+
+    def __init__(self) -> None:
+        self.score, self.tie = -math.inf, -math.inf
+        self.epochs, self.epoch = 0, -1
+        self.state: dict[str, Tensor] = {}
+
+    def see(self, score: float, module: nn.Module, tie: float = 0.0) -> bool:
+        """Whether this epoch is the best so far; it is kept then. Equal scores are told apart by `tie`, higher is
+        better.
+        """
+        self.epochs += 1
+        if (score, tie) < (self.score, self.tie):
+            return False
+        self.score, self.tie, self.epoch = score, tie, self.epochs - 1
+        self.state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        vars(self).update(state)
 
 
 @spec
 class Train:
-    """Cross-entropy by SGD with momentum, warm-up and cosine, for a fixed number of epochs.
+    """Cross-entropy by SGD with momentum, warm-up and cosine, for a fixed number of epochs; or by Adam.
 
-    Val is scored after every epoch and only reported: the last epoch is what is handed back.
+    Val is scored after every epoch and only reported: the last epoch is what is handed back, unless `choose` says
+    otherwise. Where several labels may hold it is binary cross-entropy.
     """
 
     epochs: Annotated[int, Field(ge=1)]
@@ -97,6 +147,12 @@ class Train:
     """the share of the target that is spread over all classes"""
     nesterov: bool = True
     """look ahead along the momentum"""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Adam knows neither momentum nor nesterov; its L2 is part of the gradient"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """of the learning rate, after the warm-up"""
+    choose: Literal["last", "best"] = "last"
+    """hand back the last epoch, or the one that was best on val"""
     seed: Annotated[int, Field(ge=0)] = 0
     """of shuffling and augmentation"""
 
@@ -126,19 +182,27 @@ class Train:
         ArithmeticError, before the epoch is kept, where the loss is no longer finite.
         """
         place(module, device)
-        optimizer = torch.optim.SGD(
-            module.parameters(),
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.nesterov,
-        )
+        optimizer: Optimizer
+        if self.optimizer == "adam":
+            optimizer = torch.optim.Adam(module.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                module.parameters(),
+                lr=self.lr,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                nesterov=self.nesterov,
+            )
         steps = splits.steps(Split.TRAIN)
-        schedule = cosine(
+        shape = cosine if self.schedule == "cosine" else constant
+        schedule = shape(
             optimizer, self.epochs * steps, min(round(self.warmup * steps), self.epochs * steps - 1)
         )
         generator = torch.Generator()
-        for epoch in epochs(self.epochs, student=module, optimizer=optimizer, schedule=schedule):
+        thinning = Thinning(module)
+        best = Best()
+        more = {"best": best} if self.choose == "best" else {}
+        for epoch in epochs(self.epochs, student=module, optimizer=optimizer, schedule=schedule, **more):
             generator.manual_seed(self.seed * 1_000_003 + epoch)
             lr = float(optimizer.param_groups[0]["lr"])
             module.train()
@@ -147,7 +211,7 @@ class Train:
             for batch in splits.batches(Split.TRAIN, device, generator):
                 assert batch.target is not None
                 with autocast():
-                    outputs = module(*batch.inputs)
+                    outputs = module(*thinning.inputs(batch))
                 loss = self._loss(outputs, batch.target)
                 optimizer.zero_grad()
                 loss.backward()
@@ -159,11 +223,15 @@ class Train:
                     _finite(total, epoch, lr)
             _finite(total, epoch, lr)
             right = accuracy(module, splits, Split.VAL, device, autocast)
+            if self.choose == "best":
+                best.see(right, module)
             log({"loss": float(total) / taken, "accuracy": right, "lr": lr}, epoch)
+        if self.choose == "best":
+            module.load_state_dict(best.state)
         return module.eval()
 
     def _loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(outputs.float(), target, label_smoothing=self.label_smoothing)
+        return supervised(outputs, target, self.label_smoothing)
 
 
 def _finite(total: Tensor, epoch: int, lr: float) -> None:

@@ -2,8 +2,10 @@
 
 from teachers.networks.deeplab import DeepLab
 from teachers.networks.densenet import DenseNet
+from teachers.networks.dgcnn import DGCNN
 from teachers.networks.digits import DigitsCNN
 from teachers.networks.googlenet import GoogLeNet
+from teachers.networks.graphs import GAT, GCN, GIN, GraphSAGE, NodeMLP
 from teachers.networks.lenet import LeNet, LeNet5
 from teachers.networks.mlp import MLP
 from teachers.networks.network import Network
@@ -12,5 +14,6 @@ from teachers.networks.resnet import ResNet
 from teachers.networks.vgg import VGG
 
 __all__ = [
-    "MLP", "VGG", "DeepLab", "DenseNet", "DigitsCNN", "GoogLeNet", "LeNet", "LeNet5", "Network", "Own", "ResNet",
+    "DGCNN", "GAT", "GCN", "GIN", "MLP", "VGG", "DeepLab", "DenseNet", "DigitsCNN", "GoogLeNet", "GraphSAGE", "LeNet",
+    "LeNet5", "Network", "NodeMLP", "Own", "ResNet",
 ]  # fmt: skip

@@ -10,8 +10,9 @@ from torch import nn
 class Network(ABC):
     """An architecture, written down. Subclasses are specs (`teachers.spec`): cheap, comparable, no weights.
 
-    Every module built here takes float images (batch, channels, height, width) and gives logits
-    (batch, classes); `torch.fx.symbolic_trace` and `torch.export` with a free batch size read it whole.
+    Every module built here takes float images (batch, channels, height, width) and gives logits (batch, classes), or
+    the features (nodes, width) and edges (2, E) of a graph and gives logits (nodes, classes);
+    `torch.fx.symbolic_trace` and `torch.export` with free sizes of batch, nodes and edges read it whole.
     """
 
     @abstractmethod

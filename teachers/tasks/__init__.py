@@ -1,7 +1,12 @@
 """What networks were taught: data sets, and how an answer is judged."""
 
+from teachers.tasks.clouds import DigitsCloud, ModelNet
+from teachers.tasks.digits_graph import DigitsGraph
 from teachers.tasks.folder import ImageFolder
+from teachers.tasks.geometric import Geometric
 from teachers.tasks.images import Digits, Images
+from teachers.tasks.planetoid import Planetoid
+from teachers.tasks.ppi import PPI
 from teachers.tasks.published import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from teachers.tasks.segmentation import CamVid, Segmentation, SegmentationFolder, Shapes
 from teachers.tasks.tables import BreastCancer, Table
@@ -9,6 +14,7 @@ from teachers.tasks.toy import Toy
 from teachers.tasks.unseen import Unseen
 
 __all__ = [
-    "CIFAR10", "CIFAR100", "MNIST", "BreastCancer", "CamVid", "Digits", "FashionMNIST", "ImageFolder", "Images",
-    "Segmentation", "SegmentationFolder", "Shapes", "Table", "Toy", "Unseen",
+    "CIFAR10", "CIFAR100", "MNIST", "PPI", "BreastCancer", "CamVid", "Digits", "DigitsCloud", "DigitsGraph",
+    "FashionMNIST", "Geometric", "ImageFolder", "Images", "ModelNet", "Planetoid", "Segmentation", "SegmentationFolder",
+    "Shapes", "Table", "Toy", "Unseen",
 ]  # fmt: skip

@@ -59,10 +59,10 @@ def decoded(
     shape = (len(files), *size, channels)
     prefix = f"{name}-{size[0]}x{size[1]}x{channels}-"
     cache = root / ".decoct-cache" / f"{prefix}{_digest(files, root)}.safetensors"
-    pixels = _recall(cache, shape)
+    pixels = recall(cache, shape)
     if pixels is None:
         pixels = decode([file.path for file in files], shape, labels=labels)
-        _keep(cache, prefix, pixels)
+        keep(cache, prefix, pixels)
     return pixels
 
 
@@ -127,15 +127,16 @@ def _digest(files: Sequence[File], root: Path) -> str:
     return hashlib.sha256("\n".join([_WAY, *lines]).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _recall(cache: Path, shape: tuple[int, ...]) -> Tensor | None:
+def recall(cache: Path, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor | None:
+    """What `keep` wrote; None where it is not there, damaged, or of another shape or type."""
     try:
         pixels = load_file(cache)["pixels"]
     except (OSError, SafetensorError, KeyError):
         return None  # not there or damaged: it is only a cache, and the files are asked again
-    return pixels if pixels.shape == shape and pixels.dtype == torch.uint8 else None
+    return pixels if pixels.shape == shape and pixels.dtype == dtype else None
 
 
-def _keep(cache: Path, prefix: str, pixels: Tensor) -> None:
+def keep(cache: Path, prefix: str, pixels: Tensor) -> None:
     """Write the cache in one move and remove what it replaces; a read-only disk stays as it is."""
     half = None
     try:
