@@ -253,6 +253,7 @@ def cora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     graph: dict[int, list[int]] = defaultdict(list)
     for a, b in dice.integers(0, 703, (900, 2)):
         graph[int(a)].append(int(b))
+        graph[int(b)].append(int(a))
     parts = {
         "x": words[:60], "allx": words[:600], "tx": words[600:], "y": topics[:60], "ally": topics[:600],
         "ty": topics[600:], "graph": graph,
@@ -329,8 +330,8 @@ def test_any_data_set_of_torch_geometric(tmp_path: Path) -> None:
         (Geometric(dataset="WikiCS", inputs=300, classes=10), "lacks some of: data.json. Nothing is fetched"),
         (Geometric(dataset="PPI", inputs=50, classes=121), "Nothing is fetched"),
         (
-            Geometric(dataset="FakeDataset", inputs=64, classes=10),
-            "says not which is of which split|a label a graph",
+            Geometric(dataset="FakeDataset", arguments={"num_graphs": 3}, inputs=64, classes=10),
+            "holds 3 graphs, but says not which is of which split",
         ),
     ):
         with pytest.raises(ValueError, match=said):
