@@ -7,17 +7,18 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from compress.session import Sees, Session
 from compress.stage import Stage, State
 from reports.units import count
+from students import passing
 from students.budget import choose, floor, uniform
 from students.kernels import SharedConvolution, densified
 from students.surgery import Anatomy, Values
 from teachers.signature import Signature
 from teachers.spec import Field, spec
+from teachers.train import supervised
 
 Importance = Literal["l1", "l2", "bn_scale", "taylor", "random"]
 
@@ -31,8 +32,9 @@ class Prune(Stage):
     taylor      |w * dL/dw|, L the cross-entropy on a few labeled batches (Molchanov et al. 2019)
     random      chance, for comparison
 
-    All are torch-pruning's group importances. Takes the student so far (or a copy of the only teacher),
-    leaves it cut and not trained: Recalibrate or Finetune come next. Sees nothing, but for taylor.
+    All are torch-pruning's group importances; for networks over graphs, which it cannot follow, the same sums. Takes
+    the student so far (or a copy of the only teacher), leaves it cut and not trained: Recalibrate or Finetune come
+    next. Sees nothing, but for taylor.
     """
 
     macs: Annotated[float, Field(gt=0, lt=1)]
@@ -44,6 +46,8 @@ class Prune(Stage):
     importances divided by their mean"""
     round_to: Annotated[int, Field(ge=1)] = 8
     """widths are multiples of this, or left alone: odd widths cost accuracy and buy no time"""
+    units: Literal["channels", "heads"] = "channels"
+    """of graph attention: the channels that every head has, or whole heads"""
     spare: tuple[str, ...] = ()
     """layers to leave as they are, by patterns of their names: layer1.*"""
     batches: Annotated[int, Field(ge=1)] = 10
@@ -57,14 +61,20 @@ class Prune(Stage):
     def plan(self, state: State, signature: Signature) -> list[str]:
         """What would be touched, what is locked and why, and whether the budget can be met."""
         return describe(
-            Anatomy(state.draft(), signature.example(2), spare=self.spare), self.macs, self.round_to
+            Anatomy(state.draft(), signature.example(2), spare=self.spare, heads=self.units == "heads"),
+            self.macs,
+            self._round(),
         )
+
+    def _round(self) -> int:
+        # Of eight heads a multiple of eight would be all.
+        return 1 if self.units == "heads" else self.round_to
 
     def __call__(self, state: State, session: Session) -> State:
         """Cut a copy. Raises ValueError where the budget cannot be met, or nothing can be cut."""
         draft = session.place(state.draft())
         inputs = tuple(x.to(session.device) for x in state.teachers[0].signature.example(2))
-        anatomy = Anatomy(draft, inputs, spare=self.spare)
+        anatomy = Anatomy(draft, inputs, spare=self.spare, heads=self.units == "heads")
         for lock in anatomy.locked:
             session.note(f"locked {lock}")
         if self.importance == "taylor":
@@ -72,7 +82,7 @@ class Prune(Stage):
         scores = _scores(draft, inputs, anatomy, self.importance)
         draft.zero_grad(set_to_none=True)
         priority = uniform(anatomy, scores) if self.scope == "layer" else scores
-        alive = choose(anatomy, priority, int(self.macs * anatomy.macs), self.round_to)
+        alive = choose(anatomy, priority, int(self.macs * anatomy.macs), self._round())
         session.log({"macs": anatomy.cost(alive), "channels": float(alive.sum())}, 0)
         return replace(state, student=anatomy.cut(draft, alive).eval())
 
@@ -83,7 +93,7 @@ class Prune(Stage):
             with session.autocast():
                 outputs = draft(*batch.inputs)
             assert batch.target is not None, "taylor sees labels"
-            F.cross_entropy(outputs.float(), batch.target).backward()
+            supervised(outputs, batch.target).backward()
 
 
 def describe(anatomy: Anatomy, macs: float | None, round_to: int) -> list[str]:
@@ -109,6 +119,8 @@ def _scores(
     network: nn.Module, inputs: tuple[torch.Tensor, ...], anatomy: Anatomy, importance: Importance
 ) -> Values:
     """torch-pruning's importance of every unit, each group's divided by its mean: (units,)."""
+    if passing.passes(network):
+        return _passing_scores(network, anatomy, importance)
     import torch_pruning as tp
 
     rank: Any = {
@@ -147,4 +159,19 @@ def _scores(
             np.add.at(scores, anatomy.span(number).start + unit, value.detach().cpu().double().numpy())
     for module, mode in training.items():
         module.training = mode
+    return scores
+
+
+def _passing_scores(network: nn.Module, anatomy: Anatomy, importance: Importance) -> Values:
+    """The importances of a network over graphs: the same sums, over what `students.passing` knows of it."""
+    powers: dict[Importance, float | None] = {"l1": 1.0, "l2": 2.0, "taylor": None}
+    scores = np.zeros(anatomy.size)
+    for number, group in enumerate(anatomy.groups):
+        if importance == "random":
+            value = torch.rand(group.width).double()
+        elif importance in powers:
+            value = passing.importance(network, group, powers[importance])
+        else:
+            raise ValueError(f"'{group.name}' has no {importance} importance: choose l1 or l2")
+        scores[anatomy.span(number)] = (value / value.mean().clamp_min(1e-12)).numpy()
     return scores

@@ -122,17 +122,26 @@ def _slice(module: nn.Module, name: str, axis: Axis, drop: Tensor) -> None:
         keep = _kept(module.num_parameters, drop, name)
         _keep(module, "weight", 0, keep)
         module.num_parameters = len(keep)
+    elif (bias := own_bias(module)) is not None:
+        _keep(module, "bias", 0, _kept(len(bias), drop, name))
     else:
         raise ValueError(f"'{name}' is a {type(module).__name__}, which nobody here knows how to narrow")
 
 
+def own_bias(module: nn.Module) -> nn.Parameter | None:
+    """The bias that a module made of others adds by itself."""
+    bias = None if isinstance(module, KNOWN) else module._parameters.get("bias")
+    return bias if bias is not None and bias.dim() == 1 else None
+
+
 def _slice_conv(conv: _ConvNd, name: str, axis: Axis, drop: Tensor) -> None:
     transposed = isinstance(conv, _ConvTransposeNd)
-    if axis == "both":  # depthwise: a channel is a group of its own
+    if axis == "both":  # a group for every output, depthwise or several inputs wide: it goes as a whole
         keep = _kept(conv.out_channels, drop, name)
         _keep(conv, "weight", 0, keep)
         _keep(conv, "bias", 0, keep)
-        conv.in_channels = conv.out_channels = conv.groups = len(keep)
+        conv.out_channels = conv.groups = len(keep)
+        conv.in_channels = len(keep) * (1 if transposed else conv.weight.shape[1])
     elif axis == "out":
         keep = _kept(conv.out_channels, drop, name)
         inside = _per_group(keep, conv.out_channels, conv.groups, name)
@@ -190,6 +199,8 @@ def channels_of(module: nn.Module, axis: Axis) -> int:
         return module.num_features
     if isinstance(module, nn.PReLU):
         return module.num_parameters
+    if (bias := own_bias(module)) is not None:
+        return len(bias)
     raise ValueError(f"a {type(module).__name__} cannot be narrowed")
 
 

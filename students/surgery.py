@@ -68,10 +68,12 @@ class Anatomy:
         inputs: tuple[Tensor, ...],
         kinds: Sequence[Kind] = ("channel",),
         spare: Sequence[str] = (),
+        heads: bool = False,
     ) -> None:
         """Study a copy of `network`, which is not touched, on example `inputs`.
 
-        spare names layers to leave as they are, by patterns: "layer1.*". Whatever would narrow one is locked.
+        spare names layers to leave as they are, by patterns: "layer1.*". Whatever would narrow one is locked. heads
+        takes the heads of graph attention for units, in place of the channels that all heads have.
 
         Raises ValueError where a pattern matches no layer; where nothing of these kinds can be cut, with all the
         reasons; where parameters are tied; where the network gives anything but one tensor; where blocks are asked
@@ -81,7 +83,7 @@ class Anatomy:
         # Layers with shared kernels are studied as the convolutions they stand for, and left as they are.
         sharing = frozenset(n for n, m in network.named_modules() if isinstance(m, SharedConvolution))
         trial = Trial.of(densified(network) if sharing else network, inputs)
-        groups, locked = prove_groups(trial)
+        groups, locked = prove_groups(trial, heads)
         found, shut = find_wholes(trial.twins[0], kinds) if {"block", "branch"} & set(kinds) else ((), ())
         self.macs = count_macs(trial.twins[0], trial.inputs)
         self.layers = _layers(trial.twins[0], trial.inputs)

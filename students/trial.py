@@ -47,7 +47,9 @@ class Trial:
     @classmethod
     def of(cls, network: nn.Module, inputs: tuple[Tensor, ...]) -> Trial:
         """Copy and draw. Raises ValueError where the network does not give one tensor."""
-        inputs = tuple(_two(tensor.detach().cpu()) for tensor in inputs)
+        inputs = tuple(tensor.detach().cpu() for tensor in inputs)
+        if all(tensor.is_floating_point() for tensor in inputs):  # a graph's nodes and edges stay together
+            inputs = tuple(map(_two, inputs))
         plain = copy.deepcopy(network).cpu().eval().requires_grad_(True)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             dtype = _runs_in(plain, inputs)
