@@ -80,7 +80,7 @@ class Distillation(Stage):
 
     student: Network | None = None
     """a fresh network; None goes on with the student so far"""
-    epochs: Annotated[int, Field(ge=1)] = 200
+    epochs: Annotated[int, Field(ge=1)] = 300
     """passes over train"""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
     """of Adam"""
@@ -99,7 +99,7 @@ class Distillation(Stage):
     """what goes into the named modules, activations as a rule, or what comes out"""
     weight: Weight | None = None
     """of the hint; None balances it"""
-    balance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.3
+    balance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """how long the hint's gradient is, balanced, relative to that of labels and soft targets"""
     dropout: bool = False
     """take the student's features as its dropout leaves them, too; else they come from a pass without"""

@@ -3,11 +3,11 @@
 A new method joins by one line in `RECIPES`.
 """
 
-from compress import DFAD, GAL, KSE, Finetune, Generate, Prune, Recalibrate
+from compress import DFAD, GAL, KSE, LSP, Finetune, Generate, Prune, Recalibrate
 from compress.stage import Stage
 from recipes.recipe import Recipe
-from teachers.networks import DigitsCNN
-from teachers.tasks import Toy
+from teachers.networks import GAT, DigitsCNN
+from teachers.tasks import DigitsGraph, Toy
 from teachers.teacher import Checkpoint
 from teachers.train import Train
 
@@ -17,9 +17,21 @@ TEACHER = Checkpoint(
     name="toy", network=DigitsCNN(classes=3), task=TASK, train=Train(epochs=4, lr=0.05, warmup=1)
 )
 
+GRAPH = DigitsGraph(k=4)
+GRAPH_TEACHER = Checkpoint(
+    name="digits-gat",
+    network=GAT(inputs=64, classes=10, widths=(4,), heads=(2,), input_dropout=0.0, dropout=0.0),
+    task=GRAPH,
+    train=Train(epochs=25, lr=0.02, optimizer="adam", choose="best"),
+)
+
 
 def _toy(name: str, *stages: Stage) -> Recipe:
     return Recipe(name=name, task=TASK, teachers=(TEACHER,), stages=stages)
+
+
+def _graph(name: str, *stages: Stage) -> Recipe:
+    return Recipe(name=name, task=GRAPH, teachers=(GRAPH_TEACHER,), stages=stages)
 
 
 RECIPES = {
@@ -43,6 +55,7 @@ RECIPES = {
             DFAD(lr=0.01, generated=True, **FEW),
         ),
         _toy("gal-generated", Generate(images=64, **FEW), GAL(macs=0.5, epochs=2, generated=True)),
+        _graph("lsp", Prune(macs=0.7, units="heads"), LSP(epochs=4, embedding=20, patience=2)),
         _toy("gal-kse", GAL(macs=0.5, epochs=1), Finetune(epochs=1), KSE(half=True), Finetune(epochs=1)),
     )
 }
