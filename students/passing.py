@@ -42,6 +42,8 @@ def propose(network: nn.Module, heads: bool = False) -> tuple[list[Group], list[
     groups: list[Group] = []
     locked: list[tuple[str, str]] = []
     names = list(layers)
+    if not names:
+        locked.append(("the whole network", "it has no heads: none of its layers is one of graph attention"))
     for place, name in enumerate(names):
         parts = layers[name]
         if {"first", "second"} <= parts.keys() and not heads:
