@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,6 +104,7 @@ class NodeSplits(Splits):
         self._size = {Split.TRAIN: batch, Split.VAL: evaluation, Split.TEST: evaluation}
         self._around = around
         self._placed: dict[tuple[Split, torch.device], Batch] = {}
+        self._arriving: Any = None
 
     def samples(self, split: Split) -> int:
         """How many nodes belong to the split."""
@@ -121,13 +123,18 @@ class NodeSplits(Splits):
         if size is None:
             yield self._whole(split, device)
             return
-        from teachers.tasks.sampling import loader  # torch-geometric takes seconds, and only this needs it
+        from teachers.tasks.sampling import (  # torch-geometric takes seconds, and only this needs it
+            Arriving,
+            loader,
+        )
 
+        if self._arriving is None:
+            self._arriving = Arriving.of(self.graph.edges, len(self.graph.features))
         rows = self.graph.rows[split]
         drawn = generator if split is Split.TRAIN else None
         around = self._around if drawn is not None else tuple(-1 for _ in self._around)
         steps = self.steps(split) if generator is not None else -(-len(rows) // size)
-        parts = loader(self.graph.edges, len(self.graph.features), rows, around, size, drawn)
+        parts = loader(self.graph.edges, self._arriving, rows, around, size, drawn)
         for _, data in zip(range(steps), parts, strict=False):
             nodes, seeds = data.n_id, int(data.batch_size)
             target = judged(self.graph.target[nodes], torch.arange(seeds))

@@ -7,7 +7,7 @@ the numbers of the edges as well as those of the nodes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -21,34 +21,46 @@ from torch_geometric.sampler import BaseSampler, NodeSamplerInput, SamplerOutput
 Integers = NDArray[np.int64]
 
 
+class Arriving(NamedTuple):
+    """The edges of a graph by the node that receives: where each one's begin, who sends, and their numbers."""
+
+    start: Integers
+    send: Integers
+    number: Integers
+
+    @classmethod
+    def of(cls, edges: Tensor, nodes: int) -> Arriving:
+        """Sort edges (2, E), once for a graph."""
+        order = edges[1].argsort(stable=True)
+        ends = torch.bincount(edges[1], minlength=nodes).cumsum(0)
+        start = torch.cat([ends.new_zeros(1), ends])
+        return cls(start.numpy(), edges[0][order].numpy(), order.numpy())
+
+
 class Around(BaseSampler):  # type: ignore[misc]
     """For every seed so many of the nodes that send to it, for each of those again, and so on.
 
-    edges      (2, E) of the whole graph, row 0 the nodes that send
+    arriving   the edges of the whole graph
     counts     how many neighbours of a node, hop by hop; -1 takes all. Without replacement; a node that comes up
                again is not looked around a second time
     generator  where random numbers come from, one a batch
     """
 
     def __init__(
-        self, edges: Tensor, nodes: int, counts: tuple[int, ...], generator: torch.Generator | None = None
+        self, arriving: Arriving, counts: tuple[int, ...], generator: torch.Generator | None = None
     ) -> None:
-        receive = edges[1]
-        order = receive.argsort(stable=True)
-        ends = torch.bincount(receive, minlength=nodes).cumsum(0)
-        self.start = torch.cat([ends.new_zeros(1), ends]).numpy()
-        self.send, self.order = edges[0][order].numpy(), order.numpy()
+        self.arriving = arriving
         self.counts = np.array(counts, np.int64)
         self.generator = generator
-        self._place = np.full(nodes, -1, np.int64)  # where a node lies in the batch; put back after each
+        self._place = np.full(
+            len(arriving.start) - 1, -1, np.int64
+        )  # where a node lies in the batch; put back after each
 
     def sample_from_nodes(self, index: NodeSamplerInput, **_: Any) -> SamplerOutput:
         """The nodes (seeds first), the edges between them that were drawn, and those edges' numbers."""
         seeds = index.node.numpy()
         draw = int(torch.randint(2**62, (), generator=self.generator)) if self.generator is not None else 0
-        nodes, send, receive, edges = _around(
-            self.start, self.send, self.order, seeds, self.counts, draw, self._place
-        )
+        nodes, send, receive, edges = _around(*self.arriving, seeds, self.counts, draw, self._place)
         made = (torch.from_numpy(part) for part in (nodes, send, receive, edges))
         return SamplerOutput(*made, metadata=(index.input_id, index.time))
 
@@ -58,15 +70,15 @@ class Around(BaseSampler):  # type: ignore[misc]
 
 
 def loader(
-    edges: Tensor, nodes: int, seeds: Tensor, counts: tuple[int, ...], batch: int,
+    edges: Tensor, arriving: Arriving, seeds: Tensor, counts: tuple[int, ...], batch: int,
     generator: torch.Generator | None = None,
 ) -> NodeLoader:  # fmt: skip
     """Batches of `batch` seeds and what lies around them, shuffled where there is a generator.
 
     What it gives are torch_geometric `Data` with `n_id` (nodes, seeds first), `e_id`, `edge_index` and `batch_size`.
     """
-    sampler = Around(edges, nodes, counts, generator)
-    data = Data(edge_index=edges, num_nodes=nodes)
+    sampler = Around(arriving, counts, generator)
+    data = Data(edge_index=edges, num_nodes=len(arriving.start) - 1)
     return NodeLoader(
         data, sampler, input_nodes=seeds, batch_size=batch, shuffle=generator is not None, generator=generator
     )
