@@ -19,6 +19,7 @@ from torch import nn
 
 from students.files import load_states, save_states
 from teachers.place import place
+from teachers.signature import Signature
 from teachers.task import Batch, Open, Split, Splits, Task
 
 M = TypeVar("M", bound=nn.Module)
@@ -71,6 +72,7 @@ class Session:
     read       samples handed out so far, by split: the data ledger of the stage
     notes      what the stage wants a reader of the report to know
     pictures   for the report, too: SVG by title
+    signature  what a network for the task takes and gives; None where there is no task
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class Session:
         report: Callable[[Mapping[str, float], int], None] | None = None,
         limit: Limit | None = None,
         name: str = "stage",
+        signature: Signature | None = None,
     ) -> None:
         self.device = torch.device(device)
+        self.signature = signature
         self.precision = precision
         self.sees = sees
         self.name = name
@@ -107,9 +111,16 @@ class Session:
     @classmethod
     def bare(cls, task: Task | None = None, folder: Path | None = None, **more: Any) -> Session:
         """A bench without a runner, for notebooks: `task` opened from the data `folder`, nothing kept or tracked."""
+        if task is not None:
+            more = {"signature": task.signature(), **more}
         return cls(splits=task.open(folder) if task else None, **more)
 
     # -- data ---------------------------------------------------------------------------------------------
+
+    @property
+    def shows_labels(self) -> bool:
+        """Whether its batches come with their targets."""
+        return self.sees is Sees.LABELS
 
     def feed(self, splits: Splits) -> None:
         """Take train batches from `splits`, which no task has made; the ledger counts them as "generated"."""

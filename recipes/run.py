@@ -328,6 +328,7 @@ class Run:
             folder=folder,
             limit=self.limit,
             name=f"{type(stage).__module__.split('.')[0]}.{type(stage).__name__}",
+            signature=self.recipe.task.signature(),
         )
         bench.tell(self.listen(bench, name, folder))
         with self.clock.on("tracking"):
