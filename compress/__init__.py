@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from compress.affinity import Kernel as Kernel
     from compress.columns import Category as Category
     from compress.columns import Number as Number
+    from compress.depara import DEPARA as DEPARA
     from compress.dfad import DFAD as DFAD
     from compress.finetune import Finetune as Finetune
     from compress.gal import GAL as GAL
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from compress.kse import KSE as KSE
     from compress.lsp import LSP as LSP
     from compress.prune import Prune as Prune
+    from compress.rank import Rank as Rank
     from compress.recalibrate import Recalibrate as Recalibrate
+    from compress.select_layer import SelectLayer as SelectLayer
     from compress.session import Sees as Sees
     from compress.session import Session as Session
     from compress.sobol import Sobol as Sobol
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttentionTransfer": "compress.hints",
     "Category": "compress.columns",
+    "DEPARA": "compress.depara",
     "DFAD": "compress.dfad",
     "Finetune": "compress.finetune",
     "FitNet": "compress.hints",
@@ -51,8 +55,10 @@ _HOMES = {
     "LSP": "compress.lsp",
     "Number": "compress.columns",
     "Prune": "compress.prune",
+    "Rank": "compress.rank",
     "Recalibrate": "compress.recalibrate",
     "Sees": "compress.session",
+    "SelectLayer": "compress.select_layer",
     "Session": "compress.session",
     "Sobol": "compress.sobol",
     "SoftTargets": "compress.hints",

@@ -7,12 +7,13 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
+from compress.freezing import Below, freeze
 from compress.generated import feed
 from compress.losses import soft_targets
-from compress.recalibrate import endless, recalibrate
+from compress.match import answers_for
+from compress.recalibrate import endless, norms_of, recalibrate
 from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
 from teachers.spec import Field, spec
@@ -28,7 +29,8 @@ class Finetune(Stage):
     loss = soft_targets * T^2 KL(teacher || student at temperature T) + labels * cross-entropy
 
     Without labels (the default) it sees inputs only, and one teacher is asked; with labels alone no teacher
-    is. Takes the student so far (or a copy of the only teacher), leaves it trained.
+    is. Takes the student so far (or a copy of the only teacher), leaves it trained; what lies below `State.freeze`
+    stays as it is.
     Source of the soft targets: Hinton et al. 2015; of `swa`, stochastic weight averaging: Izmailov et al. 2018.
     """
 
@@ -53,6 +55,8 @@ class Finetune(Stage):
     the warm-up took it; 0 takes the last weights, at the end of the cosine"""
     generated: bool = False
     """learn from images that `Generate` made, and see nothing of the task"""
+    frozen: bool = True
+    """leave what lies below the layer that `SelectLayer` chose as it is, batch norms too; False trains all of it"""
 
     def __post_init__(self) -> None:
         if self.generated and self.labels:
@@ -74,8 +78,14 @@ class Finetune(Stage):
         feed(state, session, self.generated)
         student = session.place(state.draft())
         teacher = state.teacher().to(session.device) if self.soft_targets else None
+        if teacher is not None:
+            answers_for(teacher, session.signature or teacher.signature)
+        held: Below | None = None
+        if state.freeze is not None and self.frozen:
+            inputs = (session.signature or state.teacher().signature).example(2)
+            held = freeze(student, state.freeze, tuple(x.to(session.device) for x in inputs))
         learn = torch.optim.SGD(
-            student.parameters(), self.lr, self.momentum,
+            [weight for weight in student.parameters() if weight.requires_grad], self.lr, self.momentum,
             weight_decay=self.weight_decay, nesterov=self.momentum > 0,
         )  # fmt: skip
         total = session.total_steps(self.epochs)
@@ -87,6 +97,8 @@ class Finetune(Stage):
             first = min(round((1 - self.swa) * total), total - 1)  # the last step counts in any case
         for epoch in session.epochs(self.epochs, **keep):
             student.train()
+            if held is not None:
+                held.hold()
             summed = torch.zeros((), device=session.device)
             agreed = torch.zeros((), device=session.device)
             seen = 0
@@ -113,9 +125,10 @@ class Finetune(Stage):
             session.log({"loss": (summed / seen).item(), told: (agreed / seen).item()}, epoch)
         if self.swa:
             student = mean.module
-            if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in student.modules()):
-                recalibrate(student, islice(endless(session), _BATCHES), session)
-        return replace(state, student=student.eval())
+            still = held.names if held is not None else frozenset[str]()
+            if norms_of(student, still):
+                recalibrate(student, islice(endless(session), _BATCHES), session, still)
+        return replace(state, student=student.requires_grad_(True).eval())
 
     def _loss(self, outputs: Tensor, wanted: Tensor | None, truth: Tensor | None) -> Tensor:
         loss = outputs.new_zeros((), dtype=torch.float32)

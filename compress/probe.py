@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.session import Session
+from students.adapt import LUMA
 from teachers.signature import Signature
 from teachers.task import Split
 
-_LUMA = (0.299, 0.587, 0.114)  # how image files become grey: ITU-R 601
 FEWEST = 3  # two inputs have one edge, which has no rank among others
 
 
@@ -160,7 +160,7 @@ def _channels(images: Tensor, channels: int) -> Tensor:
         return images
     if channels == 3:
         return images.expand(-1, 3, -1, -1)
-    return (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+    return (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
 # -- from a session ---------------------------------------------------------------------------------------

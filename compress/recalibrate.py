@@ -1,6 +1,6 @@
 """Recalibration: batch-norm statistics measured anew, from unlabeled batches."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated, ClassVar
@@ -39,10 +39,24 @@ class Recalibrate(Stage):
         return replace(state, student=student.eval())
 
 
+def norms_of(network: nn.Module, but: Collection[str] = ()) -> list[_BatchNorm]:
+    """Its batch norms with running statistics, but for those named."""
+    return [
+        part
+        for name, part in network.named_modules()
+        if isinstance(part, _BatchNorm) and part.track_running_stats and name not in but
+    ]
+
+
 @torch.no_grad()
-def recalibrate(network: nn.Module, batches: Iterator[Batch], session: Session) -> None:
-    """Set the running statistics of `network` in place from `batches`; its other modules stay in eval mode."""
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+def recalibrate(
+    network: nn.Module, batches: Iterator[Batch], session: Session, but: Collection[str] = ()
+) -> None:
+    """Set the running statistics of `network` in place from `batches`; its other modules stay in eval mode.
+
+    but  names of norms that stay as they are
+    """
+    norms = norms_of(network, but)
     if not norms:
         raise ValueError(
             f"{type(network).__name__} has no batch norm with running statistics: there is nothing to recalibrate"

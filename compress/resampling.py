@@ -61,13 +61,18 @@ def halves(
     return Halves(torch.stack(found[0]), torch.stack(found[1]))
 
 
-def interval(scores: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The 95 % interval of each network's score, from its scores on halves (2B, M): lower ends and upper ends.
+def interval(scores: Tensor, whole: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The 95 % interval of each network's score: lower ends and upper ends.
 
-    The scores of half a sample, drawn without putting back, spread as that of the whole sample does (the jackknife that
-    leaves half out; Shao and Wu 1989): their percentiles need no correction.
+    scores (2B, M) are those on halves, whole (M,) that on the whole probe. The scores of half a sample, drawn without
+    putting back, spread as that of the whole sample does (the jackknife that leaves half out; Shao and Wu 1989), so
+    that the distances of their percentiles from their mean are those of the interval's ends from the score.
     """
-    ends = torch.quantile(scores, torch.tensor([0.025, 0.975], dtype=scores.dtype), dim=0)
+    ends = (
+        torch.quantile(scores, torch.tensor([0.025, 0.975], dtype=scores.dtype), dim=0)
+        - scores.mean(0)
+        + whole
+    )
     return tuple(ends[0].tolist()), tuple(ends[1].tolist())
 
 

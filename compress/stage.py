@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -17,10 +18,42 @@ __all__ = ["Ranking", "Sees", "Stage", "State"]
 
 @dataclass(frozen=True)
 class Ranking:
-    """Whom to trust: the teachers' names, best first, each with its score."""
+    """Whom to trust: the teachers' names, best first, each with its score.
+
+    by         what the score is, in words
+    target     the network that they were compared with, if any
+    parts      what the score is made of, by name: V and E for DEPARA
+    low, high  ends of each score's 95 % interval under resampling of the probe; empty where none was made
+    first      in which share of the resamples each came out first
+    stability  how well two halves of the probe agree on the order: Spearman, a mean over resamples
+    models, similarity   all networks that were compared, the target among them, and the score of every two
+    """
 
     names: tuple[str, ...]
     scores: tuple[float, ...]
+    by: str = "score"
+    target: str | None = None
+    parts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    first: tuple[float, ...] = ()
+    stability: float | None = None
+    models: tuple[str, ...] = ()
+    similarity: tuple[tuple[float, ...], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` reads it back equal."""
+        return {**vars(self), "parts": dict(self.parts)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote, and JSON made lists of."""
+        made: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
+        parts = {name: tuple(values) for name, values in data["parts"].items()}
+        made["similarity"] = tuple(tuple(row) for row in data["similarity"])
+        return cls(**{**made, "parts": parts})
 
 
 @dataclass(frozen=True)
@@ -32,6 +65,10 @@ class State:
     ranking: Ranking | None = None
     generated: Tensor | None = None
     """(n, ...) inputs that a stage made without having seen any: `compress.Generate`, `compress.Sobol`"""
+    target: Teacher | None = None
+    """a network for the task at hand that others were compared with: `compress.DEPARA`"""
+    freeze: str | None = None
+    """the module of the student up to which nothing is to be learned anew: `compress.SelectLayer`"""
 
     def teacher(self) -> Teacher:
         """The only teacher. Raises ValueError where there are several, and says how to choose."""

@@ -10,7 +10,8 @@ from recipes.folders import fingerprint
 
 def prints(state: State) -> dict[str, str]:
     """Fingerprints of everyone in a state: `teacher <name>` each, and `student`."""
-    found = {f"teacher {teacher.name}": fingerprint(teacher.module) for teacher in state.teachers}
+    target = (state.target,) if state.target is not None else ()
+    found = {f"teacher {teacher.name}": fingerprint(teacher.module) for teacher in (*state.teachers, *target)}
     return found | ({"student": fingerprint(state.student)} if state.student is not None else {})
 
 
@@ -36,6 +37,7 @@ def check(stage: Stage, before: Mapping[str, str], state: State, made: State) ->
         same_student
         and room[0] == room[1]
         and made.ranking == state.ranking
+        and made.freeze == state.freeze
         and made.generated is state.generated
     ):
         equal = (

@@ -129,7 +129,7 @@ def _commit(home: Path) -> str | None:
 
 
 def put_away(state: State, folder: Path, recipe: Recipe) -> None:
-    """Save what a stage left: the names of the teachers in the room, the ranking, the student, generated inputs.
+    """Save what a stage left: names of the teachers in the room, ranking, student, freezing point, generated inputs.
 
     A student that cannot be traced is kept as the call that made the only teacher's network, and the changes.
     """
@@ -140,10 +140,11 @@ def put_away(state: State, folder: Path, recipe: Recipe) -> None:
         if any(tensor.device.type != "cpu" for tensor in student.state_dict().values()):
             student = copy.deepcopy(student).cpu()
         compact.put_away(student, folder, factory=only)
-    ranking = state.ranking
     note = {
         "teachers": [teacher.name for teacher in state.teachers],
-        "ranking": [list(ranking.names), list(ranking.scores)] if ranking else None,
+        "ranking": state.ranking.to_dict() if state.ranking else None,
+        "target": state.target.name if state.target else None,
+        "freeze": state.freeze,
         "student": state.student is not None,
         "generated": state.generated is not None,
     }
@@ -156,13 +157,16 @@ def take_out(folder: Path, recipe: Recipe, teachers: tuple[Teacher, ...]) -> Sta
     """Read what `put_away` wrote; the teachers in the room are picked from `teachers` by name."""
     kept = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     by_name = {teacher.name: teacher for teacher in teachers}
-    foreign = [name for name in kept["teachers"] if name not in by_name]
+    named = [*kept["teachers"], *([kept["target"]] if kept["target"] else [])]
+    foreign = [name for name in named if name not in by_name]
     if foreign:
         raise ValueError(f"{folder} was left with teachers {foreign}, but the page has {sorted(by_name)}")
-    state = State(tuple(by_name[name] for name in kept["teachers"]))
-    if kept["ranking"]:
-        names, scores = kept["ranking"]
-        state = replace(state, ranking=Ranking(tuple(names), tuple(scores)))
+    state = State(
+        tuple(by_name[name] for name in kept["teachers"]),
+        ranking=Ranking.from_dict(kept["ranking"]) if kept["ranking"] else None,
+        target=by_name[kept["target"]] if kept["target"] else None,
+        freeze=kept["freeze"],
+    )
     if kept["generated"]:
         state = replace(state, generated=load_states(folder / "generated.safetensors")["inputs"])
     if not kept["student"]:

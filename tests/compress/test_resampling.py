@@ -40,7 +40,9 @@ def test_a_half_is_the_graph_of_half_the_probe(variant: Variant, monkeypatch: py
 def test_the_spread_of_halves_is_that_of_the_whole() -> None:
     """The mean cosine of n random maps has standard deviation s / sqrt(n): intervals are 3.92 of those wide."""
     one, target = (graph_of(maps(seed, 200), "x", "", "p", Variant()) for seed in (1, 2))
-    low, high = interval(halves([one], target, 400).nodes)
+    whole = node_cosines(one, target).mean()[None]
+    low, high = interval(halves([one], target, 400).nodes, whole)
+    assert low[0] < float(whole) < high[0]
     deviation = float(node_cosines(one, target).std()) / 200**0.5
     assert high[0] - low[0] == pytest.approx(3.92 * deviation, rel=0.15)
 
