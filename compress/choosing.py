@@ -39,15 +39,15 @@ def candidates(
     return others, next((teacher for teacher in known if teacher.name == target), None)
 
 
-def layers_of(teachers: Sequence[Teacher], layers: Mapping[str, str], stage: str) -> dict[str, str]:
+def layers_of(teachers: Sequence[Teacher], embeddings: Mapping[str, str], stage: str) -> dict[str, str]:
     """The layer of each teacher that gives its embedding. Raises ValueError for a name that none has."""
     names = [teacher.name for teacher in teachers]
-    for name in layers:
+    for name in embeddings:
         if name not in names:
             raise ValueError(
-                f"{stage}'s layers name the teacher {name!r}, who is not there{did_you_mean(name, names)}"
+                f"{stage}'s embeddings name the teacher {name!r}, who is not there{did_you_mean(name, names)}"
             )
-    return {name: layers.get(name, EMBEDDING) for name in names}
+    return {name: embeddings.get(name, EMBEDDING) for name in names}
 
 
 def narrowed(state: State, ranking: Ranking, keep: int, target: Teacher | None) -> State:

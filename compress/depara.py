@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 
@@ -24,6 +24,7 @@ from compress.session import Sees, Session
 from compress.stage import Ranking, Stage, State
 from teachers.signature import Signature
 from teachers.spec import Field, spec
+from teachers.task import Split
 from teachers.teacher import Teacher
 
 
@@ -35,8 +36,8 @@ class DEPARA(Stage):
         s(V, V') = mean over images of cos(v_k, v'_k),   v = x * d ||F(x)||_2 / dx
         s(E, E') = Spearman of the cosines of all pairs of embeddings, equal ones given their average rank
 
-    F is what a network's last layer takes in, or the output of the module that `layers` names for it. Images are
-    drawn from val without labels, the same for all; each network gets them in its own size, channels and scale, and
+    F is what a network's last layer takes in, or the output of the module that `embeddings` names for it. Images are
+    drawn without their labels, the same for all; each network gets them in its own size, channels and scale, and
     its maps are brought back. Halves of the probe, drawn at random, tell how far the order can be trusted.
 
     Takes several teachers, leaves a ranking of all but the target, the best `keep` of them, and the target as
@@ -53,8 +54,10 @@ class DEPARA(Stage):
     lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """lambda, the weight of the edges: the fewer labels there will be to learn from, the more they should count"""
     probe: Annotated[int, Field(ge=3)] = 200
-    """images of val that are asked about, at most"""
-    layers: dict[str, str] = field(default_factory=dict)
+    """images that are asked about, at most"""
+    split: Literal["val", "train"] = "val"
+    """where they are drawn from; those of train come augmented"""
+    embeddings: dict[str, str] = field(default_factory=dict)
     """by teacher, the module whose output is its embedding, where that is not what its last layer takes in"""
     attribution: Attribution = "gradient_x_input"
     """what nodes are made of; "lrp" (Captum) is the same for ReLU networks unless `epsilon` is large"""
@@ -75,6 +78,7 @@ class DEPARA(Stage):
     """how often the probe is halved; 0 gives no intervals"""
 
     sees: ClassVar[Sees] = Sees.INPUTS
+    chooses: ClassVar[bool] = True
 
     def how(self) -> Variant:
         """The variant, with the fields that are set."""
@@ -87,7 +91,7 @@ class DEPARA(Stage):
     def plan(self, state: State, signature: Signature) -> list[str]:
         """Who is compared with whom, and where."""
         others, target = candidates(state, self.target, self.keep, "DEPARA")
-        layers = layers_of(state.teachers, self.layers, "DEPARA")
+        layers = layers_of(state.teachers, self.embeddings, "DEPARA")
         assert target is not None
         named = ", ".join(f"{name} at {layer}" for name, layer in layers.items() if layer)
         return [
@@ -101,12 +105,9 @@ class DEPARA(Stage):
         others, target = candidates(state, self.target, self.keep, "DEPARA")
         assert target is not None
         everyone = (target, *others)
-        layers = layers_of(everyone, self.layers, "DEPARA")
-        probe, _ = drawn(session, self.probe)
-        graphs = []
-        for place, teacher in enumerate(everyone):
-            graphs.append(self.graph(teacher, probe, layers[teacher.name], session))
-            session.log({"networks": place + 1}, place)
+        layers = layers_of(everyone, self.embeddings, "DEPARA")
+        probe, _ = drawn(session, self.probe, Split(self.split))
+        graphs = [self.graph(teacher, probe, layers[teacher.name], session) for teacher in everyone]
         ranking = self._ranking(graphs, session.generator.initial_seed())
         session.note(
             f"{len(probe)} images (sha256 {probe.hash[:8]}); S = V + {self.lam:g} E, {self.attribution}, {self.variant}"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from compress.freezing import Below, freeze
+from compress.freezing import freeze
 from compress.generated import feed
 from compress.losses import soft_targets
 from compress.match import answers_for
@@ -80,10 +80,7 @@ class Finetune(Stage):
         teacher = state.teacher().to(session.device) if self.soft_targets else None
         if teacher is not None:
             answers_for(teacher, session.signature or teacher.signature)
-        held: Below | None = None
-        if state.freeze is not None and self.frozen:
-            inputs = (session.signature or state.teacher().signature).example(2)
-            held = freeze(student, state.freeze, tuple(x.to(session.device) for x in inputs))
+        still = freeze(student, state.freeze if self.frozen else ())
         learn = torch.optim.SGD(
             [weight for weight in student.parameters() if weight.requires_grad], self.lr, self.momentum,
             weight_decay=self.weight_decay, nesterov=self.momentum > 0,
@@ -97,8 +94,7 @@ class Finetune(Stage):
             first = min(round((1 - self.swa) * total), total - 1)  # the last step counts in any case
         for epoch in session.epochs(self.epochs, **keep):
             student.train()
-            if held is not None:
-                held.hold()
+            still.hold()
             summed = torch.zeros((), device=session.device)
             agreed = torch.zeros((), device=session.device)
             seen = 0
@@ -125,9 +121,8 @@ class Finetune(Stage):
             session.log({"loss": (summed / seen).item(), told: (agreed / seen).item()}, epoch)
         if self.swa:
             student = mean.module
-            still = held.names if held is not None else frozenset[str]()
-            if norms_of(student, still):
-                recalibrate(student, islice(endless(session), _BATCHES), session, still)
+            if norms_of(student, still.names):
+                recalibrate(student, islice(endless(session), _BATCHES), session, still.names)
         return replace(state, student=student.requires_grad_(True).eval())
 
     def _loss(self, outputs: Tensor, wanted: Tensor | None, truth: Tensor | None) -> Tensor:

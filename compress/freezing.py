@@ -12,51 +12,29 @@ from reports.profile import observed
 from teachers.nearest import did_you_mean
 
 
-@dataclass(frozen=True)
-class Below:
-    """What a layer's output depends on, the layer itself included.
+def below(network: nn.Module, layer: str, inputs: Sequence[Tensor]) -> tuple[str, ...]:
+    """Names of all that the output of the module named `layer` depends on, itself included: see `Still`.
 
-    parameters  that must not be trained
-    modules     to be kept in eval mode: those of which every part that is called lies below
-    names       of these modules
-    """
-
-    parameters: tuple[nn.Parameter, ...]
-    modules: tuple[nn.Module, ...]
-    names: frozenset[str]
-
-    def hold(self) -> None:
-        """Eval mode for what is frozen: its norms do not move, its dropout is off. Call it after `train()`."""
-        for module in self.modules:
-            module.training = False
-
-
-def below(network: nn.Module, layer: str, inputs: Sequence[Tensor]) -> Below:
-    """What the output of the module named `layer` depends on, found by following gradients back through one pass.
-
-    Where a network branches, a path beside the layer is not below it, though it may be called before. The network's
-    parameters must require gradients. Raises ValueError for a layer that is not there or not called.
+    Found by following gradients back through one pass: where a network branches, a path beside the layer is not below
+    it, though it may be called before. Raises ValueError for a layer that is not there or not called.
     """
     names = [name for name, _ in network.named_modules() if name]
     if layer not in names:
-        raise ValueError(
-            f"{type(network).__name__} has no layer {layer!r} to freeze{did_you_mean(layer, names)}"
-        )
-    made: dict[str, list[Tensor]] = {}
+        raise ValueError(f"{type(network).__name__} has no layer {layer!r}{did_you_mean(layer, names)}")
+    made: list[tuple[str, Tensor]] = []
     ends: list[Tensor] = []
-    leaves = {name: part for name, part in network.named_modules() if not list(part.children())}
     handles = []
 
     def note(name: str, output: object) -> Tensor | None:
-        for tensor in output if isinstance(output, list | tuple) else (output,):
-            if isinstance(tensor, Tensor) and tensor.requires_grad:
-                made.setdefault(name, []).append(tensor)
+        parts = output if isinstance(output, list | tuple) else (output,)
+        made.extend((name, part) for part in parts if isinstance(part, Tensor) and part.requires_grad)
         # What works in place behind a layer gets a copy, and leaves what was noted where it is.
         return output.clone() if isinstance(output, Tensor) else None
 
     try:
-        for name, part in leaves.items():
-            handles.append(part.register_forward_hook(lambda _, __, out, name=name: note(name, out)))
+        for name, part in network.named_modules():
+            if not list(part.children()):
+                handles.append(part.register_forward_hook(lambda _, __, out, name=name: note(name, out)))
         end = network.get_submodule(layer).register_forward_hook(
             lambda _, __, out: ends.extend(
                 t.clone() for t in (out if isinstance(out, list | tuple) else (out,))
@@ -69,35 +47,51 @@ def below(network: nn.Module, layer: str, inputs: Sequence[Tensor]) -> Below:
         for handle in handles:
             handle.remove()
     if not ends:
-        raise ValueError(
-            f"layer {layer!r} of {type(network).__name__} is not called: name another to freeze below"
-        )
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    outputs = [(name, tensor) for name, tensors in made.items() for tensor in tensors]
+        raise ValueError(f"layer {layer!r} of {type(network).__name__} is not called: name another")
+    weights = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
     slopes = torch.autograd.grad(
-        [end.sum() for end in ends], [*parameters, *(tensor for _, tensor in outputs)], allow_unused=True
+        [end.sum() for end in ends], [tensor for _, tensor in (*weights, *made)], allow_unused=True
     )
-    still = tuple(p for p, slope in zip(parameters, slopes, strict=False) if slope is not None)
-    under = {
-        name for (name, _), slope in zip(outputs, slopes[len(parameters) :], strict=True) if slope is not None
-    }
-    whole = []
-    for name, part in network.named_modules():
-        prefix = f"{name}." if name else ""
-        called = [leaf for leaf in made if leaf == name or leaf.startswith(prefix)]
-        if called and all(leaf in under for leaf in called):
-            whole.append((name, part))
-    return Below(still, tuple(part for _, part in whole), frozenset(name for name, _ in whole))
+    under = [name for (name, _), slope in zip((*weights, *made), slopes, strict=True) if slope is not None]
+    modules = dict.fromkeys(under[sum(slope is not None for slope in slopes[: len(weights)]) :])
+    alone = [name for name in under if name not in modules and name.rpartition(".")[0] not in modules]
+    return (*modules, *alone)
 
 
-def freeze(network: nn.Module, layer: str, inputs: Sequence[Tensor]) -> Below:
-    """Find what lies below, and take it out of training. Raises ValueError where nothing would be left to learn."""
-    found = below(network, layer, inputs)
-    for parameter in found.parameters:
-        parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in network.parameters()):
+@dataclass(frozen=True)
+class Still:
+    """What is not to be learned anew in a network: layers, and weights that belong to no layer.
+
+    names    of both; a layer is a module without children
+    modules  the layers: they stay in eval mode, so that norms do not move
+    """
+
+    names: tuple[str, ...]
+    modules: tuple[nn.Module, ...]
+
+    def hold(self) -> None:
+        """Eval mode for them; call it after `train()`."""
+        for module in self.modules:
+            module.eval()
+
+
+def freeze(network: nn.Module, names: Sequence[str]) -> Still:
+    """Take what is named out of training, in place.
+
+    Raises ValueError for names that the network does not have, and where nothing would be left to learn.
+    """
+    modules, weights = dict(network.named_modules()), dict(network.named_parameters())
+    missing = [name for name in names if name not in modules and name not in weights]
+    if missing:
         raise ValueError(
-            f"all weights of {type(network).__name__} lie below {layer!r}: nothing is left to learn. Freeze below an "
-            "earlier layer, or not at all (frozen: false)"
+            f"{len(missing)} of the {len(names)} parts to be left as they are, {missing[0]!r} say, are not in the "
+            f"student{did_you_mean(missing[0], modules)}: tune before it is cut or replaced, or set frozen to false"
         )
-    return found
+    for name in names:
+        (modules[name] if name in modules else weights[name]).requires_grad_(False)
+    if not any(weight.requires_grad for weight in weights.values()):
+        raise ValueError(
+            f"all weights of {type(network).__name__} are to stay as they are: nothing is left to learn. Choose an "
+            "earlier layer, or set frozen to false"
+        )
+    return Still(tuple(names), tuple(modules[name] for name in names if name in modules))

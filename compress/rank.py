@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from compress import attribution
 from compress import transfer_scores as scores
-from compress.attribution import embeddings
 from compress.choosing import candidates, in_order, layers_of, narrowed, with_halves
 from compress.probe import Preprocess, Probe, drawn
 from compress.session import Sees, Session
@@ -58,12 +58,13 @@ class Rank(Stage):
     """samples of every class, at most"""
     split: Literal["train", "val"] = "val"
     """where samples are drawn from; those of train come augmented"""
-    layers: dict[str, str] = field(default_factory=dict)
+    embeddings: dict[str, str] = field(default_factory=dict)
     """by teacher, the module whose output is its embedding, where that is not what its last layer takes in"""
     resamples: Annotated[int, Field(ge=0)] = 20
     """how often the samples are halved, to see how the scores spread; 0 gives no intervals"""
 
     sees = LabelsIfNeeded()  # type: ignore[assignment]
+    chooses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.by in _TWO and self.target is None:
@@ -78,7 +79,7 @@ class Rank(Stage):
     def plan(self, state: State, signature: Signature) -> list[str]:
         """Who is scored."""
         others, _ = candidates(state, self.target, self.keep, "Rank")
-        layers_of(state.teachers, self.layers, "Rank")
+        layers_of(state.teachers, self.embeddings, "Rank")
         return [
             f"scores {len(others)} networks by {self.by}, keeps {self.keep}: "
             + ", ".join(o.name for o in others)
@@ -88,7 +89,7 @@ class Rank(Stage):
         """Score. Raises ValueError where a score cannot be had: no labels, one label, a network without classes."""
         others, target = candidates(state, self.target, self.keep, "Rank")
         everyone = (*others, *([target] if target is not None else []))
-        layers = layers_of(everyone, self.layers, "Rank")
+        layers = layers_of(everyone, self.embeddings, "Rank")
         probe, labels = drawn(session, self.probe, Split(self.split), self.per_class)
         if labels is None and self.by not in _TWO:
             raise ValueError(
@@ -109,18 +110,17 @@ class Rank(Stage):
         if self.resamples:
             again = []
             generator = np.random.default_rng(session.generator.initial_seed())
-            for step in range(self.resamples):
+            for _ in range(self.resamples):
                 for half in halved(len(rows), y, generator):
                     part = self._scores(given, y, half, len(others), session.name, [t.name for t in everyone])
                     again.append([part[place] for place in order])
-                session.log({"resamples": step + 1}, step)
             ranking = with_halves(ranking, torch.tensor(again, dtype=torch.float64))
         session.note(f"{len(probe)} samples of {self.split} (sha256 {probe.hash[:8]}), by {self.by}")
         return narrowed(state, ranking, self.keep, target)
 
     def _given(self, teacher: Teacher, probe: Probe, layer: str) -> NDArray[Any]:
         """What the score takes of a network: its embeddings, or the probabilities it gives."""
-        features, answers = embeddings(
+        features, answers = attribution.embeddings(
             teacher.module, probe, layer, name=teacher.name, preprocess=Preprocess.of(teacher.signature)
         )
         if self.by not in _ANSWERS:

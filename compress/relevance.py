@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from compress.attribution import Point, Scalar, scalar_of
+from compress.tracing import Tracer
 
 _TINY = 1e-12  # in place of epsilon where a step has no weights: those only pass relevance on
 _WEIGHTED = (nn.Linear, _ConvNd, _BatchNorm)
@@ -110,26 +111,9 @@ def relevance_of(
     return relevances
 
 
-class _Tracer(fx.Tracer):
-    """Stops at layers of torch.nn, and remembers which node a module gave or took in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: dict[str, Any] = {}
-        self.taken: dict[str, Any] = {}
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        where = self.path_of_module(m)
-        self.taken[where] = args[0] if args else None
-        self.given[where] = super().call_module(m, forward, args, kwargs)
-        return self.given[where]
-
-
 def _stepwise(module: nn.Module, point: Point, name: str) -> nn.Module:
     """The network up to a point, every step of it a module."""
-    tracer = _Tracer()
+    tracer = Tracer()
     try:
         graph = tracer.trace(module.eval())
     except Exception as problem:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from compress.attribution import Attribution, last_layer
+from compress.attribution import EMBEDDING, Attribution, last_layer
 from compress.attribution_graph import (
     VARIANTS,
     AttributionGraph,
@@ -30,6 +30,7 @@ from reports.profile import observed
 from teachers.nearest import did_you_mean
 from teachers.signature import Signature
 from teachers.spec import Field, spec
+from teachers.task import Split
 from teachers.teacher import Teacher
 
 
@@ -38,13 +39,14 @@ class SelectLayer(Stage):
     """Take the layer whose attribution graph is most like that of the target's embedding, and begin a student there.
 
     S as in DEPARA, for each layer of the chosen teacher against the embedding of a network for the task at hand. The
-    student is a copy of that teacher: up to the layer it is the teacher's, above it every layer is drawn anew, and the
-    last one gives as many outputs as the task has classes. Where the teacher was taught on images of another size,
-    scale or number of channels, a front that learns nothing (`students.adapt.Adapt`) brings the task's images over.
+    student (`transplant.transplant`) is a copy of that teacher: up to the layer it is the teacher's, above it every
+    layer is drawn anew, and the last one gives as many outputs as the task has classes. Where the teacher was taught on
+    images of another size, scale or number of channels, a front that learns nothing (`students.adapt.Adapt`) brings the
+    task's images over.
 
-    Takes the only teacher besides the target, leaves the student, not trained, and the layer as `State.freeze`, which
-    `Finetune` keeps still. From then on the target is the teacher in the room: it alone answers for the task. The plain
-    rule, deeper is better, is told beside. Sees inputs.
+    Takes the only teacher besides the target, leaves the student, not trained, and what lies below the layer as
+    `State.freeze`, which `Finetune` keeps still. From then on the target is the teacher in the room, for it alone
+    answers for the task. The plain rule, deeper is better, is told beside. Sees inputs.
     Source: Song et al., CVPR 2020, arXiv 2003.07496.
     """
 
@@ -56,9 +58,12 @@ class SelectLayer(Stage):
     lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """lambda, the weight of the edges: about 10 where a hundredth of the labels is left, 1 where a tenth is"""
     probe: Annotated[int, Field(ge=3)] = 200
-    """images of val that are asked about, at most"""
-    embedding: str = ""
-    """the module whose output is the target's embedding, where that is not what its last layer takes in"""
+    """images that are asked about, at most"""
+    split: Literal["val", "train"] = "val"
+    """where they are drawn from; those of train come augmented"""
+    embeddings: dict[str, str] = field(default_factory=dict)
+    """by teacher, the module whose output is its embedding, where that is not what its last layer takes in; a student
+    of such a teacher ends there, in the mean over pixels and a linear classifier"""
     attribution: Attribution = "gradient_x_input"
     """what nodes are made of"""
     variant: Name = "paper"
@@ -73,7 +78,7 @@ class SelectLayer(Stage):
     def plan(self, state: State, signature: Signature) -> list[str]:
         """Which layers may be chosen."""
         source, target = self._pair(state)
-        names = candidates_of(source, self.layers)
+        names = candidates_of(source, self.layers, self.embeddings.get(source.name))
         return [
             f"chooses among {len(names)} layers of {source.name!r}, for {target.name!r}: {', '.join(names)}"
         ]
@@ -81,9 +86,10 @@ class SelectLayer(Stage):
     def __call__(self, state: State, session: Session) -> State:
         """Compare, and begin a student. Raises ValueError where a pattern matches nothing, or no classifier ends it."""
         source, target = self._pair(state)
-        names = candidates_of(source, self.layers)
-        probe, _ = drawn(session, self.probe)
-        (graph,) = self._graphs(target, (self.embedding,), probe)
+        end = self.embeddings.get(source.name)
+        names = candidates_of(source, self.layers, end)
+        probe, _ = drawn(session, self.probe, Split(self.split))
+        (graph,) = self._graphs(target, (self.embeddings.get(target.name, EMBEDDING),), probe)
         tell_zeros(graph, session)
         found = self._graphs(source, names, probe)
         V = [float(node_cosines(one, graph).mean()) for one in found]
@@ -104,12 +110,10 @@ class SelectLayer(Stage):
                 f"{names[best]!r} came out first in {100 * share:.0f} % of {len(scores)} halves of the probe"
             )
         session.note(f"the plain rule, deeper is better, would take {names[-1]!r}")
-        student, freeze = transplant(
-            source, names[best], session.signature or target.signature, anew=self.anew
-        )
-        return replace(
-            state, student=session.place(student).eval(), freeze=freeze, teachers=(target,), target=target
-        )
+        wanted = session.signature or target.signature
+        student, still = transplant(source, names[best], wanted, end, anew=self.anew)
+        student = session.place(student).eval()
+        return replace(state, student=student, freeze=still, teachers=(target,), target=target)
 
     def _pair(self, state: State) -> tuple[Teacher, Teacher]:
         known = {teacher.name: teacher for teacher in state.teachers}
@@ -144,10 +148,11 @@ class SelectLayer(Stage):
         return [made[layer] for layer in layers]
 
 
-def candidates_of(teacher: Teacher, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """Layers that may be chosen, in the order in which they are done when the network answers, the last left out.
+def candidates_of(teacher: Teacher, patterns: tuple[str, ...], end: str | None = None) -> tuple[str, ...]:
+    """Layers that may be chosen, in the order in which they are done when the network answers.
 
-    Raises ValueError for a pattern that matches nothing, or only what is never called.
+    end  a module after which the student is to end; None leaves the last layer out, which is made anew in any case
+    Raises ValueError for a pattern that matches nothing, or only what comes after the end.
     """
     module = teacher.module
     done: list[str] = []
@@ -164,7 +169,11 @@ def candidates_of(teacher: Teacher, patterns: tuple[str, ...]) -> tuple[str, ...
         for handle in handles:
             handle.remove()
     called = list(dict.fromkeys(done))
-    end = last_layer(module, inputs[0], teacher.name)
+    last = last_layer(module, inputs[0], teacher.name)
+    if end is not None:
+        if end not in called:
+            raise ValueError(f"{teacher.name!r} has no layer {end!r} to end at{did_you_mean(end, called)}")
+        called = called[: called.index(end) + 1]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in called):
             raise ValueError(
@@ -175,9 +184,9 @@ def candidates_of(teacher: Teacher, patterns: tuple[str, ...]) -> tuple[str, ...
         chosen = [name for name in called if any(fnmatchcase(name, pattern) for pattern in patterns)]
     else:
         chosen = [name for name in called if isinstance(parts[name], nn.Linear | _ConvNd)]
-    found = tuple(name for name in chosen if name != end and not end.startswith(f"{name}."))
+    found = tuple(name for name in chosen if name != last and not last.startswith(f"{name}."))
     if not found:
         raise ValueError(
-            f"no layer of {teacher.name!r} is left to choose but the last, {end!r}: it is made anew anyway"
+            f"no layer of {teacher.name!r} is left to choose but the last, {last!r}: it is made anew anyway"
         )
     return found

@@ -67,8 +67,8 @@ class State:
     """(n, ...) inputs that a stage made without having seen any: `compress.Generate`, `compress.Sobol`"""
     target: Teacher | None = None
     """a network for the task at hand that others were compared with: `compress.DEPARA`"""
-    freeze: str | None = None
-    """the module of the student up to which nothing is to be learned anew: `compress.SelectLayer`"""
+    freeze: tuple[str, ...] = ()
+    """layers and weights of the student that are not to be learned anew: `compress.SelectLayer`"""
 
     def teacher(self) -> Teacher:
         """The only teacher. Raises ValueError where there are several, and says how to choose."""
@@ -96,6 +96,8 @@ class Stage(ABC):
     """
 
     sees: ClassVar[Sees]
+    chooses: ClassVar[bool] = False
+    """whether it leaves a ranking and fewer teachers, and no student"""
 
     @abstractmethod
     def __call__(self, state: State, session: Session) -> State:

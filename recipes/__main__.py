@@ -1,4 +1,4 @@
-"""The command: decoct plan | run | rehearse | resume | describe | schema.
+"""The command: decoct plan | run | rank | rehearse | resume | describe | schema.
 
 Exit codes: 0 done; 1 a failure of ours, with its traceback; 2 wrong input, with one message; 130 stopped by
 Ctrl-C or SIGTERM, with a line that says how to go on.
@@ -66,6 +66,15 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     _go(_recipe(options), _workshop(options))
+
+
+def _rank(options: argparse.Namespace) -> None:
+    recipe, workshop = _recipe(options), _workshop(options)
+    from recipes.ranking import rank
+    from recipes.terminal import Display
+
+    with Display() as display:
+        rank(recipe, workshop, display=display)
 
 
 def _rehearse(options: argparse.Namespace) -> None:
@@ -228,7 +237,7 @@ def _is_wrong_input(problem: Exception) -> bool:
 
 
 def _how_to_go_on(options: argparse.Namespace, began: float) -> str:
-    if options.command not in ("run", "resume"):
+    if options.command not in ("run", "rank", "resume"):
         return "nothing was left unfinished"
     # The runner writes a run's page when it begins or goes on; file systems keep time coarsely.
     folder = _latest(options.runs or Path("runs"), since=began - 2)
@@ -301,6 +310,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add("plan", _plan, "say what a recipe will touch, read and cost, without training", page, machine, trust)
     add("run", _run, "do a recipe; what is already done is taken up", page, machine, trust)
+    add(
+        "rank", _rank, "rank a recipe's teachers by the stages it begins with, and stop", page, machine, trust
+    )
     add(
         "rehearse",
         _rehearse,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from compress.stage import Stage, State
 from recipes.folders import fingerprint
+from reports.profile import observed
+from teachers.signature import Signature
 
 
 def prints(state: State) -> dict[str, str]:
@@ -49,4 +53,24 @@ def check(stage: Stage, before: Mapping[str, str], state: State, made: State) ->
             f"{name} changed nothing: {equal}, and teachers, ranking and generated inputs are as they were. Usual "
             "causes: a layer pattern that matches nothing, a budget that was met already, a learning rate too small to "
             "move a weight"
+        )
+
+
+def fits_task(stage: Stage, made: State, wanted: Signature, device: torch.device) -> None:
+    """Raises ValueError where the student does not answer the recipe's task: its teacher was taught another one."""
+    assert made.student is not None
+    name = type(stage).__name__
+    try:
+        with observed(made.student), torch.no_grad():
+            outputs = made.student(*(x.to(device) for x in wanted.example(2)))
+        answers = tuple(outputs.shape)
+    except RuntimeError as problem:
+        answers, line = (), f"does not take its inputs ({str(problem).splitlines()[0]})"
+    else:
+        line = f"gives {answers[1:]} for each"
+    if len(answers) < 2 or answers[1] != wanted.classes:
+        raise ValueError(
+            f"the student that {name} left is for another task: the recipe's has inputs of {wanted.inputs} and "
+            f"{wanted.classes} classes, and the student {line}. Put compress.SelectLayer between the choice of a "
+            f"teacher and {name}: it begins a student for the recipe's task"
         )

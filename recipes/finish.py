@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compress.stage import State
+from compress.stage import Ranking, State
 from recipes import curves
 from recipes.clock import OWN, WORK
 from recipes.folders import fingerprint
 from recipes.page import digest, write
 from reports import page, plots
+from reports import ranking as places
 from reports.record import Record
 from reports.track import MLflow
 from students import compact
@@ -30,10 +31,10 @@ def finish(run: Run, state: State) -> None:
 
     What an earlier run of the same folder finished is not done again: test is read once.
     """
-    if run.limit is None:
+    if run.limit is None and not run.ranks_only:
         _test(run, state)
     with run.clock.on("report"):
-        _report(run)
+        _report(run, state)
     if state.student is not None:
         _pack(run, state)
     result = {
@@ -41,6 +42,7 @@ def finish(run: Run, state: State) -> None:
         "recipe": run.recipe.name,
         "code": str(run.code),
         "records": [record.to_dict() for record in run.records],
+        "ranking": state.ranking.to_dict() if state.ranking else None,
         "seconds": run.clock.seconds(),
         "shares": {"work": round(run.clock.share(*WORK), 4), "own": round(run.clock.share(*OWN), 4)},
     }
@@ -49,7 +51,34 @@ def finish(run: Run, state: State) -> None:
         run.tracker.artifact("run", run.folder / "report.html")
         run.tracker.artifact("run", run.folder / "result.json")
         run.tracker.metrics("run", {"time/total_seconds": sum(run.clock.seconds().values())})
-    _show(run)
+    _show(run, state)
+
+
+def keep_ranking(ranking: Ranking, folder: Path) -> None:
+    """Write `ranking.json`, and who is like whom as `similarity.svg`, for whoever has no report at hand."""
+    write_json(folder / "ranking.json", ranking.to_dict())
+    if ranking.models:
+        drawn = places.heat_map(ranking.models, ranking.similarity, ranking.target, ranking.by)
+        write_text(folder / "similarity.svg", places.alone(drawn))
+
+
+def ranking_metrics(folder: Path) -> dict[str, float]:
+    """The numbers of a kept ranking under the tracker's names: `ranking/<teacher>/score`, `ranking/<teacher>/V`, ..."""
+    kept = Ranking.from_dict(json.loads((folder / "ranking.json").read_text(encoding="utf-8")))
+    found = {} if kept.stability is None else {"ranking/stability": kept.stability}
+    for name, values in {"score": kept.scores, **kept.parts, "low": kept.low, "high": kept.high}.items():
+        found |= {
+            f"ranking/{teacher}/{name}": value for teacher, value in zip(kept.names, values, strict=False)
+        }
+    return found
+
+
+def _ordered(run: Run, state: State) -> tuple[list[Record], list[Path]]:
+    """Records and their folders, that of the teacher in the room before those of the others."""
+    pairs = list(zip(run.records, run.places, strict=True))
+    first = state.teachers[0].name
+    pairs.sort(key=lambda pair: (pair[0].position, pair[0].position == 0 and pair[0].stage != first))
+    return [record for record, _ in pairs], [place for _, place in pairs]
 
 
 def _test(run: Run, state: State) -> None:
@@ -109,17 +138,19 @@ def _pack(run: Run, state: State) -> None:
         compact.save(state.student, folder, recipe.task.signature(), card=card, val=val, factory=only)
 
 
-def _report(run: Run) -> None:
+def _report(run: Run, state: State) -> None:
     """Write report.html from what lies in the folders."""
+    records, _ = _ordered(run, state)
     stages = [place for place, record in zip(run.places, run.records, strict=True) if record.position]
     drawn = {place.name.rsplit("-", 1)[0]: curves.read(place) for place in stages}
     seconds = run.clock.seconds()
     page.write(
         run.folder,
         title=run.recipe.name,
-        records=[record.to_dict() for record in run.records],
+        records=[record.to_dict() for record in records],
+        ranking=state.ranking.to_dict() if state.ranking is not None else None,
         curves={**run.lessons, **drawn},
-        widths=_widths(run.places),
+        widths=_widths(_ordered(run, state)[1]) if state.student is not None else None,
         pictures=_pictures(run.places),
         notes=[note for record in run.records for note in record.notes],
         environment={
@@ -132,9 +163,9 @@ def _report(run: Run) -> None:
     )
 
 
-def _pictures(places: list[Path]) -> dict[str, str]:
+def _pictures(folders: list[Path]) -> dict[str, str]:
     """What the stages drew, by title."""
-    files = [place / "pictures.json" for place in places]
+    files = [place / "pictures.json" for place in folders]
     return {
         f"{file.parent.name.split('-')[0]} {title}": svg
         for file in files
@@ -143,14 +174,16 @@ def _pictures(places: list[Path]) -> dict[str, str]:
     }
 
 
-def _widths(places: list[Path]) -> dict[str, tuple[int, int]]:
+def _widths(folders: list[Path]) -> dict[str, tuple[int, int]]:
     """Channels out of every layer, in the first teacher and after the last stage; 0 where it is gone."""
 
     def outputs(place: Path) -> dict[str, int]:
         layers = json.loads((place / "widths.json").read_text(encoding="utf-8"))
         return {layer["name"]: layer["outputs"] for layer in layers}
 
-    before, after = outputs(places[0]), outputs(places[-1])
+    before, after = outputs(folders[0]), outputs(folders[-1])
+    if not before.keys() & after.keys():
+        return {}  # a student of another architecture
     return {name: (width, after.get(name, 0)) for name, width in before.items()}
 
 
@@ -174,17 +207,32 @@ def _row(record: Record, first: Record) -> tuple[str, ...]:
     )
 
 
-def _show(run: Run) -> None:
-    """The table, and where everything lies."""
-    rows = [_row(record, run.records[0]) for record in run.records]
-    run.display.table(run.recipe.name, _COLUMNS, rows)
+def _show(run: Run, state: State) -> None:
+    """The tables, and where everything lies."""
+    if state.ranking is not None:
+        _show_ranking(run, state.ranking)
+    if not run.ranks_only:
+        records, _ = _ordered(run, state)
+        run.display.table(run.recipe.name, _COLUMNS, [_row(record, records[0]) for record in records])
     if run.limit is not None:
         run.display.note("rehearsed: every stage ran, and its student was saved; nothing of it was kept")
         return
-    if run.records[-1].val is None and run.records[-1].test is None:
+    if not run.ranks_only and run.records[-1].val is None and run.records[-1].test is None:
         run.display.note("UNVERIFIED: there was no sample of the task to score teacher and student on")
     run.display.note(f"report   {run.folder / 'report.html'}")
     if (run.folder / "compact").exists():
         run.display.note(f"student  {run.folder / 'compact'}")
     if isinstance(run.tracker, MLflow):
         run.display.note(f"MLflow   {run.tracker.where}")
+
+
+def _show_ranking(run: Run, ranking: Ranking) -> None:
+    """The ranking as a table, and what to know of it."""
+    plain = ranking.to_dict()
+    by_name = {record.stage: record.to_dict() for record in run.records if not record.position}
+    run.display.table(f"{run.recipe.name}: teachers", places.columns(plain), places.rows(plain, by_name))
+    run.display.note(places.told(plain))
+    for name, problem in run.near_chance.items():
+        run.display.note(
+            f"beware: {problem}" if name in ranking.names[:1] else f"{name} is near chance on its own task"
+        )

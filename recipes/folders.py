@@ -144,7 +144,7 @@ def put_away(state: State, folder: Path, recipe: Recipe) -> None:
         "teachers": [teacher.name for teacher in state.teachers],
         "ranking": state.ranking.to_dict() if state.ranking else None,
         "target": state.target.name if state.target else None,
-        "freeze": state.freeze,
+        "freeze": list(state.freeze),
         "student": state.student is not None,
         "generated": state.generated is not None,
     }
@@ -165,7 +165,7 @@ def take_out(folder: Path, recipe: Recipe, teachers: tuple[Teacher, ...]) -> Sta
         tuple(by_name[name] for name in kept["teachers"]),
         ranking=Ranking.from_dict(kept["ranking"]) if kept["ranking"] else None,
         target=by_name[kept["target"]] if kept["target"] else None,
-        freeze=kept["freeze"],
+        freeze=tuple(kept["freeze"]),
     )
     if kept["generated"]:
         state = replace(state, generated=load_states(folder / "generated.safetensors")["inputs"])

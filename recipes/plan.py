@@ -42,10 +42,16 @@ def plan(recipe: Recipe, workshop: Workshop | None = None) -> str:
     lines += [f"task {show(recipe.task)}: {counts} samples", *(f"  {note}" for note in splits.notes), ""]
     done = _done(recipe, workshop, tuple(teachers)) if ready else {}
     state = State(tuple(teachers))
+    chosen: str | None = None  # the stage that chooses: who is left then, a plan cannot know
     for position, stage in enumerate(recipe.stages, 1):
         lines.append(f"{position}. {stage}")
         lines.append(f"  reads {_reads(stage, splits.samples(Split.TRAIN))}")
-        lines += [f"  {line}" for line in _own(stage, state, recipe)]
+        if chosen is None:
+            lines += [f"  {line}" for line in _own(stage, state, recipe)]
+        elif getattr(stage, "plan", None) is not None:
+            lines.append(f"  what it touches depends on whom {chosen} chooses")
+        if stage.chooses and len(teachers) > 1:
+            chosen = type(stage).__name__
         if position in done:
             lines.append(f"  done already: {done[position]}")
     lines += ["", "test is read once, at the end, by the runner"]

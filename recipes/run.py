@@ -17,7 +17,7 @@ from torch import nn
 from compress.session import Limit, Sees, Session, stop_on_signals
 from compress.stage import Stage, State
 from recipes import curves, finish, folders
-from recipes.check import check, prints
+from recipes.check import check, fits_task, prints
 from recipes.clock import Clock
 from recipes.display import Display, Quiet
 from recipes.gather import Limited, admit, gather, of_one_kind, seconds_of_training, trained_folder
@@ -25,6 +25,7 @@ from recipes.measure import Instruments, device_of
 from recipes.page import digest, write
 from recipes.recipe import Recipe, Workshop
 from recipes.writing import canonical
+from reports.evaluate import ValScore
 from reports.record import Record
 from reports.track import Silent, Tracker, flatten, tracker
 from reports.units import count
@@ -104,6 +105,10 @@ class Run:
         trained: Path | None = None,
     ) -> None:
         self.recipe, self.workshop, self.display, self.limit = recipe, workshop, display, limit
+        self.ranks_only = all(stage.chooses for stage in recipe.stages)  # no student comes of it
+        self.near_chance: dict[
+            str, ValueError
+        ] = {}  # teachers that the gate would not let in, and what it says
         self.device = device_of(workshop.device)
         self.clock = Clock()
         self.code = folders.this_code()
@@ -115,7 +120,7 @@ class Run:
         self._trained = trained if trained is not None else workshop.runs
         self._running: str | None = None  # the stage that is at work, as the tracker knows it
         self._open: list[tuple[Task, Splits]] = []
-        self.instruments = Instruments(self.device, self.opened, timing=limit is None)
+        self.instruments = Instruments(self.device, self.opened, timing=limit is None and not self.ranks_only)
 
     def opened(self, task: Task) -> Splits:
         """The task's data, opened when it is first needed."""
@@ -145,6 +150,7 @@ class Run:
                 state = State(self.teachers)
                 for position, (stage, hash) in enumerate(zip(self.recipe.stages, hashes, strict=True), 1):
                     name = folders.stage_name(position, stage, hash)
+                    self._gate(stage, state)
                     self.display.stage(type(stage).__name__, position, len(hashes))
                     state = self._reuse(name) or self._work(name, position, stage, state)
                 finish.finish(self, state)
@@ -197,6 +203,9 @@ class Run:
     def _book(self, record: Record, files: Path, stage: Stage | None = None) -> None:
         """Tell the tracker of a record; a model's numbers are tied to it."""
         name = files.name
+        if record.chose:
+            self._book_ranking(record, files, stage)
+            return
         with self.clock.on("tracking"):
             if stage is not None:
                 about = flatten(canonical(stage))
@@ -207,6 +216,22 @@ class Run:
                 self.tracker.model(name, name, "input")
             self.tracker.metrics(name, record.metrics(), record.position, model=name)
             self.tracker.metrics("run", record.metrics(), record.position)
+            self.tracker.artifact(name, files / "record.json")
+            self.tracker.end(name)
+
+    def _book_ranking(self, record: Record, files: Path, stage: Stage | None) -> None:
+        """Tell the tracker of a ranking: all teachers are its inputs, and nothing is made."""
+        name = files.name
+        with self.clock.on("tracking"):
+            about = flatten(canonical(stage))
+            self.tracker.begin(name, name=name, parent="run", params=about, tags=dict(record.made))
+            for run in (name, "run"):
+                for teacher in self.teachers:
+                    self.tracker.model(run, f"00-{teacher.name}", "input")
+                self.tracker.metrics(run, finish.ranking_metrics(files), record.position)
+                for file in ("ranking.json", "similarity.svg"):
+                    if (files / file).exists():
+                        self.tracker.artifact(run, files / file)
             self.tracker.artifact(name, files / "record.json")
             self.tracker.end(name)
 
@@ -260,12 +285,11 @@ class Run:
         name = f"00-{teacher.name}"
         path = self.folder / name / "record.json"
         if path.exists():
-            self._note(path.parent)
+            self._admit(teacher.name, task, self._note(path.parent).val)
             return
         with self.clock.on("measuring"):
             val = self.instruments.val(teacher.module, task)
-            if self.limit is None and val is not None:
-                admit(teacher.name, task, val)
+            self._admit(teacher.name, task, val)
             cost = self.instruments.cost(teacher.module, teacher.signature)
             cost = self.instruments.timed({"teacher": (teacher.module, cost)}, teacher.signature)["teacher"]
             widths = self.instruments.widths(teacher.module, teacher.signature)
@@ -286,7 +310,25 @@ class Run:
         score = val or "not scored, for there is no data"
         self.display.note(f"teacher {teacher.name}: {score}, {count(cost.macs)} MACs")
 
+    def _admit(self, name: str, task: Task, val: ValScore | None) -> None:
+        """The gate for an only teacher; of several, it is noted who would not pass, for a stage may choose another."""
+        if self.limit is not None or val is None:
+            return
+        try:
+            admit(name, task, val)
+        except ValueError as problem:
+            if len(self.teachers) == 1:
+                raise
+            self.near_chance[name] = problem
+
     # -- stages -------------------------------------------------------------------------------------------
+
+    def _gate(self, stage: Stage, state: State) -> None:
+        """Raises ValueError where a stage would work with a teacher near chance; one that chooses may look at such."""
+        target = (state.target,) if state.target is not None else ()
+        for teacher in (*state.teachers, *target):
+            if teacher.name in self.near_chance and not stage.chooses:
+                raise self.near_chance[teacher.name]
 
     def _reuse(self, name: str) -> State | None:
         """The state a finished stage of that name left, here or in another run of the recipe, or None.
@@ -345,6 +387,8 @@ class Run:
             seconds = self.clock.spent["stages"] - started
             folders.spend(folder, seconds)
         check(stage, before, state, made)
+        if made.student is not None and len(self.teachers) > 1:
+            fits_task(stage, made, self.recipe.task.signature(), self.device)
         with self.clock.on("saving"):
             folders.put_away(made, folder / "state", self.recipe)
             after = self._placed(folders.take_out(folder / "state", self.recipe, self.teachers))
@@ -352,6 +396,8 @@ class Run:
         with self.clock.on("saving"):
             write_json(folder / "widths.json", widths)
             write_json(folder / "pictures.json", bench.pictures)
+            if stage.chooses and after.ranking is not None:
+                finish.keep_ranking(after.ranking, folder)
             write_text(folder / "record.json", record.to_json())
             for loop in folder.glob("loop-*.safetensors"):
                 loop.unlink()
@@ -368,16 +414,18 @@ class Run:
     def _measured(
         self, position: int, stage: Stage, state: State, seconds: float, seed: int, bench: Session
     ) -> tuple[Record, list[dict[str, object]]]:
-        """The record of a stage: of its student, or of the first teacher where it made none."""
-        signature = self.recipe.task.signature() if state.student is not None else state.teachers[0].signature
-        module = state.student if state.student is not None else state.teachers[0].module
+        """The record of a stage: of its student, or of the first teacher, on its own task, where it made none."""
+        first = state.teachers[0]
+        task = next(c.task for c in self.recipe.teachers if c.name == first.name)
+        signature, module = first.signature, first.module
+        if state.student is not None:
+            task, signature, module = self.recipe.task, self.recipe.task.signature(), state.student
         with self.clock.on("measuring"):
-            val = self.instruments.val(module, self.recipe.task)
+            val = self.instruments.val(module, task)
             cost = self.instruments.cost(module, signature)
-            first = self.teachers[0]
             pair: dict[str, tuple[nn.Module, Any]] = {"student": (module, cost)}
             if len(self.teachers) == 1:
-                pair["teacher"] = (first.module, self.records[0].profile)
+                pair["teacher"] = (self.teachers[0].module, self.records[0].profile)
             timed = self.instruments.timed(pair, signature)
             widths = self.instruments.widths(module, signature)
         if "teacher" in timed and self.limit is None:
@@ -387,7 +435,7 @@ class Run:
             stage=type(stage).__name__,
             position=position,
             profile=timed["student"],
-            metric=self.recipe.task.metric,
+            metric=task.metric,
             val=val,
             seconds=seconds,
             seed=seed,
@@ -395,6 +443,7 @@ class Run:
             read=dict(bench.read),
             made=self._made(),
             notes=tuple(f"{type(stage).__name__}: {line}" for line in bench.notes),
+            chose=stage.chooses,
         )
         return record, widths
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from reports import plots
+from reports import ranking as places
 from reports.files import write_text
 from reports.plots import Plain, Points
 
@@ -23,6 +24,7 @@ def write(
     curves: Mapping[str, Mapping[str, Points]] | None = None,
     widths: Mapping[str, tuple[int, int]] | None = None,
     pictures: Mapping[str, str] | None = None,
+    ranking: Plain | None = None,
     notes: Sequence[str] = (),
     environment: Mapping[str, object] | None = None,
     page: str | None = None,
@@ -33,6 +35,7 @@ def write(
     curves       stage -> metric -> (step, value) pairs
     widths       layer -> (channels before, channels after), 0 for a layer that is gone
     pictures     title -> SVG, as `reports.pictures` draws them
+    ranking      of the teachers, where a stage chose among them, as `Ranking.to_dict` gives it
     notes        lines for the reader: groups that were locked, say
     environment  what made it: versions, commit, seed, device
     page         the recipe's text
@@ -41,6 +44,7 @@ def write(
     if not records:
         raise ValueError("a report needs at least one record, the teacher's")
     sections = [
+        *_ranked(ranking, records),
         _section("Stage by stage", _table(records) + plots.tradeoff(records)),
         _section("Channels, before and after", plots.bars(widths)) if widths else "",
         _curves(curves or {}),
@@ -53,8 +57,8 @@ def write(
     frame = Template(Path(__file__).with_name("frame.html").read_text(encoding="utf-8"))
     text = frame.substitute(
         title=escape(title),
-        verdict=_verdict(records[0], records[-1]),
-        tiles=_tiles(records[0], records[-1]),
+        verdict=_verdict(records[0], records[-1], ranking),
+        tiles=_tiles(records[0], records[-1]) if _compressed(records, ranking) else "",
         sections="".join(sections),
     )
     path = folder / "report.html"
@@ -67,7 +71,32 @@ def _shared(first: Plain, last: Plain) -> str:
     return "test" if first["test"] and last["test"] else "val"
 
 
-def _verdict(first: Plain, last: Plain) -> str:
+def _compressed(records: Sequence[Plain], ranking: Plain | None) -> bool:
+    """Whether there is a student to tell of: a stage that ranks makes none, and its record is the best teacher's."""
+    return ranking is None or any(record["position"] > 0 and not record.get("chose") for record in records)
+
+
+def _ranked(ranking: Plain | None, records: Sequence[Plain]) -> list[str]:
+    """The ranking's sections."""
+    if ranking is None:
+        return []
+    by_name = {record["stage"]: record for record in records if not record["position"]}
+    made = [_section("Ranking", places.section(ranking, by_name))]
+    if ranking["models"]:
+        drawn = places.heat_map(ranking["models"], ranking["similarity"], ranking["target"], ranking["by"])
+        made.append(_section("Similarity of all models", drawn))
+    return made
+
+
+def _verdict(first: Plain, last: Plain, ranking: Plain | None = None) -> str:
+    if ranking is not None and last.get("chose"):
+        best, count = escape(ranking["names"][0]), len(ranking["names"])
+        sure = (
+            f" It came first in {100 * ranking['first'][0]:.0f} % of the resamples."
+            if ranking["first"]
+            else ""
+        )
+        return f"{best} is the one to start from, of {count}.{sure}"
     if last is first:
         return "The teacher alone: nothing was compressed yet."
     before, after = first["profile"]["macs"], last["profile"]["macs"]

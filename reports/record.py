@@ -21,6 +21,7 @@ class Record:
     read      samples the stage was handed, by split
     made      anything else that made it: the commit, versions, device
     notes     lines for the reader: locked groups, say
+    chose     whether the stage chose among teachers and made no student: what was measured is the best of them
     """
 
     stage: str
@@ -35,6 +36,7 @@ class Record:
     read: Mapping[str, int] = field(default_factory=dict)
     made: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    chose: bool = False
 
     def metrics(self) -> dict[str, float]:
         """The numbers under the tracker's names: `score/accuracy`, `score/accuracy_test`, `cost/macs`, ..."""

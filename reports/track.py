@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import sys
 import time
@@ -117,10 +118,13 @@ def tracker(
 
 
 def flatten(data: object, prefix: str = "") -> dict[str, str]:
-    """Nested plain data as dotted names: {"stages": [{"epochs": 3}]} becomes {"stages.0.epochs": "3"}."""
+    """Nested plain data as dotted names: {"stages": [{"epochs": 3}]} becomes {"stages.0.epochs": "3"}.
+
+    Of a key, only what MLflow takes in a name is left.
+    """
     items: list[tuple[str, object]]
     if isinstance(data, Mapping) and data:
-        items = [(str(key), value) for key, value in data.items()]
+        items = [(re.sub(r"[^\w\-. :/]", "", str(key), flags=re.ASCII), value) for key, value in data.items()]
     elif isinstance(data, list | tuple) and data:
         items = [(str(place), value) for place, value in enumerate(data)]
     else:
@@ -432,6 +436,11 @@ class _Store:
         if model is None and self._doubtful():
             found = self._client.search_logged_models([self.told.experiment], f"tags.decoct_key = '{key}'")
             model = found[0].model_id if found else None
+        if model is None and not made:
+            # Two runs may take one and the same model.
+            model = next(
+                (id for name, id in self.told.models.items() if name.endswith(f"/{event['name']}")), None
+            )
         if model is None:
             plain = "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in event["name"])
             model = self._client.create_logged_model(

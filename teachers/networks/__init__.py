@@ -1,5 +1,6 @@
 """Network families as specs: each has a `build()`, and none has weights."""
 
+from teachers.networks.blocks import Autoencoder, Blocks
 from teachers.networks.deeplab import DeepLab
 from teachers.networks.densenet import DenseNet
 from teachers.networks.dgcnn import DGCNN
@@ -14,6 +15,23 @@ from teachers.networks.resnet import ResNet
 from teachers.networks.vgg import VGG
 
 __all__ = [
-    "DGCNN", "GAT", "GCN", "GIN", "MLP", "VGG", "DeepLab", "DenseNet", "DigitsCNN", "GoogLeNet", "GraphSAGE", "LeNet",
-    "LeNet5", "Network", "NodeMLP", "Own", "ResNet",
+    "DGCNN",
+    "GAT",
+    "GCN",
+    "GIN",
+    "MLP",
+    "VGG",
+    "Autoencoder",
+    "Blocks",
+    "DeepLab",
+    "DenseNet",
+    "DigitsCNN",
+    "GoogLeNet",
+    "GraphSAGE",
+    "LeNet",
+    "LeNet5",
+    "Network",
+    "NodeMLP",
+    "Own",
+    "ResNet",
 ]  # fmt: skip

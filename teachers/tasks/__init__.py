@@ -1,6 +1,7 @@
 """What networks were taught: data sets, and how an answer is judged."""
 
 from teachers.tasks.clouds import DigitsCloud, ModelNet
+from teachers.tasks.derived import Canvas, Few, Grouped, Levels, Rotated, Shuffled
 from teachers.tasks.digits_graph import DigitsGraph
 from teachers.tasks.folder import ImageFolder
 from teachers.tasks.geometric import Geometric
@@ -14,7 +15,31 @@ from teachers.tasks.toy import Toy
 from teachers.tasks.unseen import Unseen
 
 __all__ = [
-    "CIFAR10", "CIFAR100", "MNIST", "PPI", "BreastCancer", "CamVid", "Digits", "DigitsCloud", "DigitsGraph",
-    "FashionMNIST", "Geometric", "ImageFolder", "Images", "ModelNet", "Planetoid", "Segmentation", "SegmentationFolder",
-    "Shapes", "Table", "Toy", "Unseen",
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "PPI",
+    "BreastCancer",
+    "CamVid",
+    "Canvas",
+    "Digits",
+    "DigitsCloud",
+    "DigitsGraph",
+    "FashionMNIST",
+    "Few",
+    "Geometric",
+    "Grouped",
+    "ImageFolder",
+    "Images",
+    "Levels",
+    "ModelNet",
+    "Planetoid",
+    "Rotated",
+    "Segmentation",
+    "SegmentationFolder",
+    "Shapes",
+    "Shuffled",
+    "Table",
+    "Toy",
+    "Unseen",
 ]  # fmt: skip

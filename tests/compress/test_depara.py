@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compress import DEPARA, Finetune, Rank, Ranking, Sees, SelectLayer, Session, State
 from compress.rank import OfAnswers, OfFeatures, OfTwo
 from compress.transplant import transplant
-from teachers.networks import DigitsCNN, ResNet
+from teachers.networks import Autoencoder, DigitsCNN, ResNet
 from teachers.signature import Signature
 from teachers.tasks import Digits, Toy
 from teachers.teacher import Teacher
@@ -137,7 +137,7 @@ class Narrow(nn.Module):
 def test_networks_of_other_geometries(room: tuple[Teacher, ...]) -> None:
     torch.manual_seed(0)
     wide = Teacher("wide", Narrow(), Signature(((3, 16, 16),), ("a", "b"), (0.5,) * 3, (0.2,) * 3))
-    stage = DEPARA(target="target", probe=30, resamples=5, layers={"wide": "encoder"})
+    stage = DEPARA(target="target", probe=30, resamples=5, embeddings={"wide": "encoder"})
     made = stage(State((*room, wide)), bench()).ranking
     assert made is not None
     assert "wide" in made.names
@@ -203,13 +203,14 @@ def test_a_layer_is_chosen_and_a_student_begins_there(room: tuple[Teacher, ...])
     session = bench(sees=Sees.INPUTS)
     state = DEPARA(target="target", probe=40, resamples=5)(State(room), bench())
     made = SelectLayer(probe=60)(state, session)
-    assert made.freeze in ("conv1", "conv2", "conv3")
+    last = [name for name in made.freeze if name.startswith("conv")][-1]
+    assert made.freeze[0] == "conv1"
     assert made.teachers == (room[0],)
     assert made.student is not None
     assert not made.student.training
     source, student = room[3].module.state_dict(), made.student.state_dict()
     names = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "linear"]
-    above = names[names.index(made.freeze) + 1 :]
+    above = names[names.index(last) + 1 :]
     for name, tensor in student.items():
         if name.endswith(".weight") and "bn" not in name:
             assert torch.equal(tensor, source[name]) == (name.split(".")[0] not in above), name
@@ -230,7 +231,7 @@ def test_the_same_network_is_most_like_itself_at_its_embedding(room: tuple[Teach
     told: list[dict[str, float]] = []
     session = Session.bare(TASK, report=lambda values, step: told.append(dict(values)))
     made = SelectLayer(target="target", probe=50, layers=("1", "3", "4"))(State(tuple(twins)), session)
-    assert made.freeze == "4"
+    assert set(made.freeze) == {"0", "1", "2", "3", "4"}
     assert told[-1] == {"V": pytest.approx(1), "E": pytest.approx(1), "S": pytest.approx(2)}
     assert told[0]["S"] < told[1]["S"] < told[2]["S"]
     assert told[0]["S"] < 1.9
@@ -239,14 +240,43 @@ def test_the_same_network_is_most_like_itself_at_its_embedding(room: tuple[Teach
 def test_a_student_for_other_inputs_and_classes(room: tuple[Teacher, ...]) -> None:
     torch.manual_seed(0)
     colour = Signature(((3, 16, 16),), tuple("abcd"), (0.5,) * 3, (0.25,) * 3)
-    source = Teacher("resnet", ResNet(depth=20, classes=7).build(), colour)
-    student, freeze = transplant(source, "layer2.0", TASK.signature())
-    assert freeze == "network.layer2.0"
+    source = Teacher("resnet", ResNet(depth=20, classes=4).build(), colour)
+    student, still = transplant(source, "layer2.0", TASK.signature())
+    assert {"network.conv1", "network.layer2.0.bn2"} <= set(still) <= {n for n, _ in student.named_modules()}
+    assert not {"network.layer2.1.conv1", "network.layer3.0.bn1", "network.linear"} & set(still)
     (images,) = TASK.signature().example(3)
     assert student.eval()(images).shape == (3, 10)
     kept, _ = transplant(source, "layer2.0", replace(colour, labels=tuple("abcdefg")), anew=False)
-    moved = [n for n, t in kept.state_dict().items() if not torch.equal(t, source.module.state_dict()[n])]
+    theirs = source.module.state_dict()
+    moved = [name for name, tensor in kept.state_dict().items() if not torch.equal(tensor, theirs[name])]
     assert moved == ["linear.weight", "linear.bias"], "only the last layer is made anew where classes differ"
+
+
+def test_what_ends_in_no_classifier_is_cut(tmp_path: Any) -> None:
+    from students import compact
+
+    torch.manual_seed(0)
+    signature = Signature(((1, 8, 8),), ("dark", "bright"), (0.3,), (0.4,))
+    source = Teacher("auto", Autoencoder(classes=2, widths=(4, 6), channels=1).build(), signature)
+    with pytest.raises(
+        ValueError, match=r"'auto' gives \(2, 8, 8\) numbers an input and ends in no classifier: say"
+    ):
+        transplant(source, "encoder.0", TASK.signature())
+    student, still = transplant(source, "encoder.0", TASK.signature(), "encoder")
+    assert still == ("network.body.encoder.0",)
+    tuned = Finetune(epochs=1, lr=0.05, soft_targets=0, labels=1)(
+        State((), student, freeze=still), bench()
+    ).student
+    assert tuned is not None
+    before, after = student.state_dict(), tuned.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in same if "front" not in name} == {"network.body.encoder.0.weight"}
+    theirs = source.module.state_dict()
+    assert torch.equal(after["network.body.encoder.0.weight"], theirs["encoder.0.weight"])
+    assert not torch.equal(before["network.body.encoder.4.weight"], theirs["encoder.4.weight"])
+    compact.put_away(tuned, tmp_path)
+    (images,) = TASK.signature().example(3)
+    assert torch.equal(compact.take_out(tmp_path)(images), tuned(images))
 
 
 def cases() -> list[Any]:
@@ -257,8 +287,8 @@ def cases() -> list[Any]:
         (Rank(by="dds", target="tarjet"), f"Rank is {missing}"),
         (SelectLayer(target="tarjet"), f"SelectLayer is {missing}"),
         (DEPARA(**one, keep=4), r"is to keep the best 4 of 3 teachers \(patterns, untaught, same, the target aside\)"),
-        (DEPARA(**one, layers={"some": "conv1"}), "layers name the teacher 'some', who is not there; did you"),
-        (DEPARA(**one, layers={"same": "conv9"}), "'same' has no layer 'conv9'; did you mean 'conv"),
+        (DEPARA(**one, embeddings={"some": "conv1"}), "embeddings name the teacher 'some', who is not there; did you"),
+        (DEPARA(**one, embeddings={"same": "conv9"}), "'same' has no layer 'conv9'; did you mean 'conv"),
         (SelectLayer(), "SelectLayer compares with a network for the task at hand: name it as target, or put"),
         (SelectLayer(**one), "SelectLayer looks into one teacher, and there are 3 besides 'target'"),
     ]  # fmt: skip

@@ -47,6 +47,7 @@ def test_names_of_metrics() -> None:
 
 
 def test_flatten() -> None:
+    assert flatten({'"groups"': {'"a b"': 1, "é(c)": 2}}) == {"groups.a b": "1", "groups.c": "2"}
     assert flatten({"stages": [{"epochs": 3}, {"lr": 0.1}], "tags": [], "seed": None}) == {
         "stages.0.epochs": "3", "stages.1.lr": "0.1", "tags": "[]", "seed": "None",
     }  # fmt: skip
