@@ -65,7 +65,7 @@ def encoder(widths: tuple[int, ...], channels: int) -> nn.Sequential:
 
 @spec
 class Blocks(Network):
-    """A plain CNN of a few blocks, 16-32-64 by default: 24 k parameters, 3.0 M MACs at 32x32.
+    """A plain CNN of a few blocks, 16-32-64 by default: 24 k parameters, 2.8 M MACs at 32x32.
 
     Modules: `encoder.{0,1,4,5,8,9} linear`; the encoder ends before the mean over pixels.
     """
