@@ -114,7 +114,7 @@ def attribution_maps(
 
 def embeddings(
     module: nn.Module,
-    probe: Probe,
+    images: Tensor,
     layer: str = EMBEDDING,
     *,
     name: str = "the network",
@@ -122,20 +122,21 @@ def embeddings(
     pool: int | None = None,
     batch: int = 256,
 ) -> tuple[Tensor, Tensor]:
-    """A layer's output for every input (n, D), laid flat, and the network's own (n, ...): forward passes alone.
+    """A layer's output for every image (n, D), laid flat, and the network's own (n, ...): forward passes alone.
 
-    pool  average features that have pixels down to so many a side before they are laid flat
+    images  (n, ...) as in a `Probe`
+    pool    average features that have pixels down to so many a side before they are laid flat
     Raises as `attribution_maps` does.
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    ready = preprocess or Preprocess(tuple(probe.images.shape[1:]))
+    ready = preprocess or Preprocess(tuple(images.shape[1:]))
     rows: list[Tensor] = []
     answers: list[Tensor] = []
     with observed(module), torch.no_grad():
-        point = _point(module, layer, ready(probe.images[:2].to(device)), name)
-        for images in probe.images.split(batch):
+        point = _point(module, layer, ready(images[:2].to(device)), name)
+        for part in images.split(batch):
             with _features(module, {layer: point}, name) as features:
-                answers.append(_call(module, ready(images.to(device)), name).cpu())
+                answers.append(_call(module, ready(part.to(device)), name).cpu())
             found = _found(features, layer, {layer: point}, name)
             if pool is not None and found.dim() == 4:
                 found = F.adaptive_avg_pool2d(found, pool)

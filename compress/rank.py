@@ -121,7 +121,11 @@ class Rank(Stage):
     def _given(self, teacher: Teacher, probe: Probe, layer: str) -> NDArray[Any]:
         """What the score takes of a network: its embeddings, or the probabilities it gives."""
         features, answers = attribution.embeddings(
-            teacher.module, probe, layer, name=teacher.name, preprocess=Preprocess.of(teacher.signature)
+            teacher.module,
+            probe.images,
+            layer,
+            name=teacher.name,
+            preprocess=Preprocess.of(teacher.signature),
         )
         if self.by not in _ANSWERS:
             return features.numpy()

@@ -3,11 +3,11 @@
 A new method joins by one line in `RECIPES`.
 """
 
-from compress import DFAD, GAL, KSE, LSP, Finetune, Generate, Prune, Recalibrate
+from compress import DEPARA, DFAD, GAL, KSE, LSP, Finetune, Generate, Prune, Rank, Recalibrate, SelectLayer
 from compress.stage import Stage
 from recipes.recipe import Recipe
 from teachers.networks import GAT, DigitsCNN
-from teachers.tasks import DigitsGraph, Toy
+from teachers.tasks import DigitsGraph, Grouped, Toy
 from teachers.teacher import Checkpoint
 from teachers.train import Train
 
@@ -16,6 +16,16 @@ TASK = Toy(samples=160, batch=32)
 TEACHER = Checkpoint(
     name="toy", network=DigitsCNN(classes=3), task=TASK, train=Train(epochs=4, lr=0.05, warmup=1)
 )
+OTHERS = (
+    Checkpoint(
+        name="two-of-three", network=DigitsCNN(classes=2, widths=(8, 8, 8)), train=TEACHER.train,
+        task=Grouped(of=TASK, groups={"one": ("pattern 1",), "two": ("pattern 2",)}),
+    ),
+    Checkpoint(
+        name="other-patterns", network=DigitsCNN(classes=4, widths=(8, 8, 8)), train=TEACHER.train,
+        task=Toy(classes=4, samples=160, batch=32, seed=1),
+    ),
+)  # fmt: skip
 
 GRAPH = DigitsGraph(k=4)
 GRAPH_TEACHER = Checkpoint(
@@ -32,6 +42,10 @@ def _toy(name: str, *stages: Stage) -> Recipe:
 
 def _graph(name: str, *stages: Stage) -> Recipe:
     return Recipe(name=name, task=GRAPH, teachers=(GRAPH_TEACHER,), stages=stages)
+
+
+def _among(name: str, *stages: Stage) -> Recipe:
+    return Recipe(name=name, task=TASK, teachers=(TEACHER, *OTHERS), stages=stages)
 
 
 RECIPES = {
@@ -56,6 +70,15 @@ RECIPES = {
         ),
         _toy("gal-generated", Generate(images=64, **FEW), GAL(macs=0.5, epochs=2, generated=True)),
         _graph("lsp", Prune(macs=0.7, units="heads"), LSP(epochs=4, embedding=20, patience=2)),
+        _among(
+            "depara", DEPARA(target="toy", resamples=4), SelectLayer(resamples=4), Finetune(epochs=2, lr=0.01)
+        ),
+        _among(
+            "rank-labels",
+            Rank(by="log_me", target="toy", resamples=2),
+            SelectLayer(resamples=0),
+            Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1),
+        ),
         _toy("gal-kse", GAL(macs=0.5, epochs=1), Finetune(epochs=1), KSE(half=True), Finetune(epochs=1)),
     )
 }

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +16,12 @@ import torch
 from compress.session import Sees, Session
 from compress.stage import State
 from recipes import folders, measure
+from recipes.gather import trained_folder
 from recipes.page import read, write
 from recipes.recipe import Recipe, Workshop
 from recipes.run import Quiet, Result, run
 from teachers.task import Batch, Split, Splits
-from teachers.teacher import Teacher
+from teachers.teacher import Checkpoint, Teacher
 
 sys.path.insert(0, str(Path(__file__).parent))
 from examples import RECIPES, TASK, TEACHER
@@ -74,9 +75,15 @@ def whole(bench: Workshop) -> Iterator[dict[str, Result]]:
         yield {name: run(recipe, bench) for name, recipe in RECIPES.items()}
 
 
-@pytest.fixture
-def teacher(recipe: Recipe, whole: dict[str, Result]) -> Teacher:
-    return whole[recipe.name].state.teacher()
+@pytest.fixture(scope="module")
+def room(whole: dict[str, Result], bench: Workshop) -> Callable[[Recipe], tuple[Teacher, ...]]:
+    """A recipe's teachers, as its run has taught them."""
+
+    def gathered(checkpoint: Checkpoint) -> Teacher:
+        weights = trained_folder(checkpoint, bench.runs) / "weights.safetensors"
+        return replace(checkpoint, weights=str(weights.resolve())).load()
+
+    return lambda recipe: tuple(map(gathered, recipe.teachers))
 
 
 # -- every method -----------------------------------------------------------------------------------------
@@ -88,23 +95,29 @@ def test_page_and_object(recipe: Recipe) -> None:
 
 
 @each
-def test_given_networks_stay_the_same_to_the_bit(recipe: Recipe, teacher: Teacher) -> None:
+def test_given_networks_stay_the_same_to_the_bit(
+    recipe: Recipe, room: Callable[[Recipe], tuple[Teacher, ...]]
+) -> None:
     torch.manual_seed(0)
-    student = State((teacher,)).draft()
-    state = State((teacher,), student)
-    before = [folders.fingerprint(teacher.module), folders.fingerprint(student)]
+    teachers = room(recipe)
+    student = State(teachers[:1]).draft()
+    state = State(teachers, student)
+    given = [*(teacher.module for teacher in teachers), student]
+    before = [folders.fingerprint(module) for module in given]
     modes = [(p.requires_grad, p.grad) for p in student.parameters()]
     for stage in recipe.stages:
         made = stage(state, Session.bare(recipe.task, sees=stage.sees))
-        assert [folders.fingerprint(teacher.module), folders.fingerprint(student)] == before
+        assert [folders.fingerprint(module) for module in given] == before
         assert [(p.requires_grad, p.grad) for p in student.parameters()] == modes
-        assert made.student is not student or made.generated is not state.generated
-        state = replace(state, generated=made.generated)
+        assert made.student is not student or made.generated is not state.generated or stage.chooses
+        state = replace(made, student=student, freeze=())
 
 
 @each
-def test_a_stage_sees_no_more_than_it_says(recipe: Recipe, teacher: Teacher) -> None:
-    state = State((teacher,))
+def test_a_stage_sees_no_more_than_it_says(
+    recipe: Recipe, room: Callable[[Recipe], tuple[Teacher, ...]]
+) -> None:
+    state = State(room(recipe))
     for stage in recipe.stages:
         if stage.sees is Sees.NOTHING:
             state = stage(state, Session(splits=Untouchable(), sees=Sees.NOTHING))
@@ -123,7 +136,8 @@ def test_interrupted_and_resumed_equals_unbroken(
 
     monkeypatch.setattr(compact, "save", lambda *_, **__: None)
     monkeypatch.setattr(measure, "SECONDS", 0.01)
-    teachers = list((bench.runs / "teachers").iterdir())
+    weights = sorted((bench.runs / "teachers").iterdir())
+    assert len(weights) == len({teacher.name for each in RECIPES.values() for teacher in each.teachers})
     for after in (1, 2, 3, 4):
         page = replace(recipe, name=f"{recipe.name}-cut-{after}")
         try:
@@ -135,7 +149,7 @@ def test_interrupted_and_resumed_equals_unbroken(
         unbroken = whole[recipe.name].state.student
         assert unbroken is not None
         assert folders.fingerprint(made.state.student) == folders.fingerprint(unbroken)
-    assert sorted((bench.runs / "teachers").iterdir()) == sorted(teachers)
+    assert sorted((bench.runs / "teachers").iterdir()) == weights
 
 
 @each
@@ -244,8 +258,8 @@ def test_imports_are_light(package: str) -> None:
 
 
 def test_methods_import_no_tracker() -> None:
-    heavy = ("mlflow", "torch_geometric", "matplotlib")
-    names = "GAL, Prune, Finetune, Recalibrate, Session, State"
+    heavy = ("mlflow", "torch_geometric", "matplotlib", "captum", "sklearn")
+    names = "DEPARA, Rank, SelectLayer, GAL, Prune, Finetune, Recalibrate, Session, State"
     program = f"import sys; from compress import {names}; print(*[n for n in {heavy} if n in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120

@@ -75,10 +75,10 @@ def test_the_embedding_is_what_the_last_layer_takes_in(probe: Probe) -> None:
         F.linear(made.embeddings.double(), network.linear.weight, network.linear.bias).detach(),
         network.eval()(probe.images).detach(), rtol=1e-5, atol=1e-6,
     )  # fmt: skip
-    plain, answers = embeddings(network, probe)
+    plain, answers = embeddings(network, probe.images)
     torch.testing.assert_close(plain.float(), made.embeddings)
     assert answers.shape == (7, 3)
-    pooled, _ = embeddings(network, probe, "bn3", pool=2)
+    pooled, _ = embeddings(network, probe.images, "bn3", pool=2)
     assert pooled.shape == (7, 8 * 4)
 
 
@@ -158,7 +158,7 @@ def test_the_network_stays_as_it_was(
     again = untouched(network)
     state = torch.get_rng_state()
     attribution_maps(network, probe, ["conv1", "bn3"])
-    embeddings(network, probe)
+    embeddings(network, probe.images)
     again()
     assert torch.equal(torch.get_rng_state(), state)
 

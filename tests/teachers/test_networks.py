@@ -9,7 +9,20 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from teachers.networks import MLP, VGG, DeepLab, DenseNet, DigitsCNN, GoogLeNet, LeNet, LeNet5, Own, ResNet
+from teachers.networks import (
+    MLP,
+    VGG,
+    Autoencoder,
+    Blocks,
+    DeepLab,
+    DenseNet,
+    DigitsCNN,
+    GoogLeNet,
+    LeNet,
+    LeNet5,
+    Own,
+    ResNet,
+)
 
 RGB, GREY, TINY = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
@@ -25,6 +38,7 @@ SIZES = [
     (LeNet5(), GREY, 61_706, 416_520, (None, None)),
     (LeNet(), GREY, 431_080, 2_293_000, (0.431, 2.293)),
     (DigitsCNN(), TINY, 56_554, 1_788_544, (None, None)),
+    (Blocks(), RGB, 24_346, 2_802_304, (None, None)),
     (MLP(inputs=30, classes=10), (30,), 6_922, 6_656, (None, None)),
 ]
 NAMES = [
@@ -256,3 +270,9 @@ def test_own_takes_torchvision_by_path():
 def test_own_says_what_went_wrong(package, factory, arguments, message):
     with pytest.raises(ValueError, match=message):
         Own(factory=factory, arguments=arguments).build()
+
+
+def test_an_autoencoder_answers_every_pixel():
+    module = Autoencoder(classes=5, widths=(4, 6), channels=1).build().eval()
+    assert module(torch.randn(2, 1, 8, 12)).shape == (2, 5, 8, 12)
+    assert module.encoder(torch.randn(2, 1, 8, 12)).shape == (2, 6, 2, 3)
