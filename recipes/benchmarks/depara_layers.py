@@ -54,7 +54,7 @@ def came(source: Source, target: Target, layer: str, labels: int, draw: int, epo
     signature = target.task.signature()
     torch.manual_seed(1000 * seed + draw)
     student, still = transplant(source.teacher, layer, signature)
-    splits = target.few(labels, draw).open(target.zoo.data)
+    splits = target.zoo.open_few(target.few(labels, draw))
     session = Session(splits=splits, sees=Sees.LABELS, seed=1000 * seed + draw, signature=signature)
     stage = Finetune(epochs=epochs, lr=0.05, soft_targets=0, labels=1, warmup=2.0)
     made = stage(State((source.teacher,), student, freeze=still), session).student

@@ -35,14 +35,16 @@ from recipes.benchmarks.rows import Rows, machine, markdown
 from students.files import write_text
 
 TRUTH = Rows(
-    RESULTS / "depara-truth.jsonl", ("truth", "labels", "epochs", "seed", "target", "source", "draw")
+    RESULTS / "depara-truth.jsonl",
+    ("truth", "labels", "epochs", "teaching", "seed", "target", "source", "draw"),
 )
 SCORES = Rows(
     RESULTS / "depara-scores.jsonl",
-    ("labels", "embedding", "probe", "epochs", "seed", "target", "source", "draw"),
+    ("labels", "embedding", "probe", "epochs", "teaching", "seed", "target", "source", "draw"),
 )
 FEATURES = ("n_leep", "log_me", "h_score", "trans_rate", "parc", "knn_accuracy", "logistic_accuracy")
 HEADLESS = (AUTOENCODER, UNTAUGHT)  # no classes of their own that LEEP and NCE could start from
+_SETTING = ("labels", "embedding", "probe", "epochs", "teaching")
 METRICS = ("spearman", "kendall", "weighted", "p1", "p3", "in3", "regret")
 Values = Mapping[str, float]
 
@@ -69,7 +71,7 @@ def tuned(source: Source, target: Target, labels: int, draw: int, epochs: int) -
     torch.manual_seed(draw)
     student, _ = transplant(source.teacher, "encoder", signature, source.end, anew=False)
     stage = Finetune(epochs=epochs, lr=0.02, soft_targets=0, labels=1, warmup=2.0)
-    splits = target.few(labels, draw).open(target.zoo.data)
+    splits = target.zoo.open_few(target.few(labels, draw))
     session = Session(splits=splits, sees=Sees.LABELS, seed=draw, signature=signature)
     made = stage(State((source.teacher,), student), session).student
     assert made is not None
@@ -142,7 +144,7 @@ def few_labels(at: Target, labels: int, draw: int, epochs: int) -> Source:
     """A network for the target that had no more than these labels either."""
     checkpoint = at.zoo.checkpoints[at.name]
     torch.manual_seed(7000 + draw)
-    splits = at.few(labels, draw).open(at.zoo.data)
+    splits = at.zoo.open_few(at.few(labels, draw))
     bench = Session(splits=splits, sees=Sees.LABELS, seed=draw, signature=at.task.signature())
     stage = Finetune(epochs=epochs, lr=0.05, soft_targets=0, labels=1, warmup=2.0)
     empty = checkpoint.teacher(checkpoint.network.build())
@@ -157,7 +159,13 @@ def measure(zoo: Zoo, arguments: argparse.Namespace) -> None:
     for name in arguments.targets or zoo.targets():
         at = zoo.target(name)
         for draw in range(arguments.draws):
-            key = {"seed": zoo.seed, "target": name, "draw": draw, "labels": arguments.labels}
+            key = {
+                "seed": zoo.seed,
+                "target": name,
+                "draw": draw,
+                "labels": arguments.labels,
+                "teaching": arguments.teaching,
+            }
             tuning = arguments.epochs if arguments.truth == "tuned" else 0
             for source in sources:
                 row = {**key, "source": source.name, "truth": arguments.truth, "epochs": tuning}
@@ -213,8 +221,7 @@ def cases(
     """(case, score, its agreement with the truth) for every seed, target and draw; the truth is a mean over draws."""
     came: dict[Any, list[float]] = defaultdict(list)
     for row in truths:
-        if row["truth"] == truth:
-            came[row["labels"], row["seed"], row["target"], row["source"]].append(row["accuracy"])
+        came[row["labels"], row["seed"], row["target"], row["source"]].append(row["accuracy"])
     by_case: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_case[row["labels"], row["seed"], row["target"], row["draw"]].append(row)
@@ -253,16 +260,17 @@ def table() -> str:
         "Means over seeds and targets (draws of labels and probes averaged first) ± standard error over these; in3: "
         f"the score's first is among the truly best three; regret in points of accuracy. {machine()}."
     ]
-    settings = sorted({(r["labels"], r["embedding"], r["probe"], r["epochs"]) for r in rows})
+    settings = sorted({tuple(r[name] for name in _SETTING) for r in rows}, key=str)
     for truth in sorted({row["truth"] for row in truths}):
         for setting in settings:
-            mine = [r for r in rows if (r["labels"], r["embedding"], r["probe"], r["epochs"]) == setting]
+            mine = [r for r in rows if tuple(r[name] for name in _SETTING) == setting]
             found: dict[str, dict[Any, list[Values]]] = defaultdict(lambda: defaultdict(list))
-            for case, name, values in cases(mine, truths, truth):
+            came = [row for row in truths if row["truth"] == truth and row["teaching"] == setting[-1]]
+            for case, name, values in cases(mine, came):
                 found[name][case[:3]].append(values)
             if not found:
                 continue
-            labels, embedding, probe, epochs = setting
+            labels, embedding, probe, epochs, teaching = setting
             flat = {
                 name: {m: [float(np.mean([v[m] for v in values])) for values in by.values()] for m in METRICS}
                 for name, by in found.items()
@@ -270,7 +278,8 @@ def table() -> str:
             count = len(flat["V"]["spearman"])
             parts.append(
                 f"**Truth: {truth}, {labels} labels a class**; embeddings {embedding}, {probe} probes, networks of few "
-                f"labels trained {epochs} epochs; {count} pairs of seed and target. Random: Spearman 0, P@1 0.1, "
+                f"labels trained {epochs} epochs; {count} pairs of seed and target, zoo taught "
+                f"{teaching or 'as on the page'}. Random: Spearman 0, P@1 0.1, "
                 "P@3 and in3 0.3."
             )
             order = sorted(flat, key=lambda name: -float(np.mean(flat[name]["spearman"])))

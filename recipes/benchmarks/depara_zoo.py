@@ -81,6 +81,7 @@ class Zoo:
         self.data, self.work, self.seed = data, work, seed
         self.checkpoints = checkpoints(seed, epochs)
         self._opened: list[tuple[Task, Splits]] = []
+        self._few: tuple[Task, Splits] | None = None
 
     def open(self, task: Task) -> Splits:
         """The task's data, read once."""
@@ -89,6 +90,12 @@ class Zoo:
                 return splits
         self._opened.append((task, task.open(self.data)))
         return self._opened[-1][1]
+
+    def open_few(self, task: Task) -> Splits:
+        """The same for a task of few labels, of which there are many: the last is kept."""
+        if self._few is None or self._few[0] != task:
+            self._few = (task, task.open(self.data))
+        return self._few[1]
 
     @cached_property
     def sources(self) -> dict[str, Source]:
@@ -148,7 +155,7 @@ class Target:
 
     def labelled(self, labels: int, draw: int) -> tuple[Tensor, Tensor]:
         """Images in [0, 1] and labels of `few`, not augmented."""
-        return self._plain(self.few(labels, draw).open(self.zoo.data), Split.TRAIN)
+        return self._plain(self.zoo.open_few(self.few(labels, draw)), Split.TRAIN)
 
     @cached_property
     def test(self) -> tuple[Tensor, Tensor]:
