@@ -15,23 +15,6 @@ from teachers.networks.resnet import ResNet
 from teachers.networks.vgg import VGG
 
 __all__ = [
-    "DGCNN",
-    "GAT",
-    "GCN",
-    "GIN",
-    "MLP",
-    "VGG",
-    "Autoencoder",
-    "Blocks",
-    "DeepLab",
-    "DenseNet",
-    "DigitsCNN",
-    "GoogLeNet",
-    "GraphSAGE",
-    "LeNet",
-    "LeNet5",
-    "Network",
-    "NodeMLP",
-    "Own",
-    "ResNet",
+    "DGCNN", "GAT", "GCN", "GIN", "MLP", "VGG", "Autoencoder", "Blocks", "DeepLab", "DenseNet", "DigitsCNN",
+    "GoogLeNet", "GraphSAGE", "LeNet", "LeNet5", "Network", "NodeMLP", "Own", "ResNet",
 ]  # fmt: skip
