@@ -10,11 +10,47 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 def received(messages: Tensor, edges: Tensor, like: Tensor) -> Tensor:
     """The sum of the messages (E, width) that arrive at each node: (N, width), as many rows as `like`."""
     return torch.zeros_like(like).index_add(0, edges[1], messages)
+
+
+QUICK = 2**20
+"""numbers in all messages together above which they are not made, on a CPU: each is added where it arrives"""
+
+
+def _quick(h: Tensor, edges: Tensor) -> bool:
+    """Whether the loop of `quick` may stand in: for plain tensors that nobody traces, exports or counts."""
+    return (
+        type(h) is Tensor
+        and edges.shape[1] * h.shape[1] >= QUICK
+        and h.device.type == "cpu"
+        and h.dtype in (torch.float32, torch.float64)
+        and not is_in_torch_dispatch_mode()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def passed(h: Tensor, edges: Tensor) -> Tensor:
+    """The sum over neighbours j of h_j: (N, width) -> (N, width)."""
+    if _quick(h, edges):
+        from teachers.networks.quick import weighted_sum  # compiles, which small graphs need not wait for
+
+        return weighted_sum(h, None, edges)
+    return received(h.index_select(0, edges[0]), edges, h)
+
+
+def passed_by_heads(h: Tensor, shares: Tensor, edges: Tensor) -> Tensor:
+    """The sum over neighbours j of a_ij h_j for every head: h (N, heads * width), shares (E, heads) -> like h."""
+    if _quick(h, edges):
+        from teachers.networks.quick import weighted_sum  # compiles, which small graphs need not wait for
+
+        return weighted_sum(h, shares, edges)
+    by_head = h.index_select(0, edges[0]).view(shares.shape[0], shares.shape[1], -1)
+    return received((by_head * shares.unsqueeze(2)).flatten(1), edges, h)
 
 
 def indegree(edges: Tensor, like: Tensor) -> Tensor:
@@ -65,7 +101,7 @@ class GCNLayer(nn.Module):
         h = self.linear(x)
         root = (indegree(edges, h) + 1).rsqrt()
         h = h * root
-        result: Tensor = (received(h.index_select(0, edges[0]), edges, h) + h) * root + self.bias
+        result: Tensor = (passed(h, edges) + h) * root + self.bias
         return result
 
 
@@ -104,8 +140,7 @@ class GATLayer(nn.Module):
         looks = torch.bmm(by_head, self.target.weight).squeeze(2).t()
         scores = sends.index_select(0, edges[0]) + looks.index_select(0, edges[1])
         shares = self.dropout(softmax_at(F.leaky_relu(scores, self.slope), edges, sends))
-        messages = h.index_select(0, edges[0]).view(shares.shape[0], shape[0], shape[1]) * shares.unsqueeze(2)
-        result = received(messages.flatten(1), edges, h)
+        result = passed_by_heads(h, shares, edges)
         if self.mean:
             result = result.view(h.shape[0], shape[0], shape[1]).mean(1)
         if self.residual is not None:
@@ -124,8 +159,7 @@ class SAGELayer(nn.Module):
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
         """Shapes: x (N, ins), edges (2, E); result (N, outs)."""
         h = self.neighbours(x)  # the mean of maps is the map of the mean, and outs are fewer than ins
-        total = received(h.index_select(0, edges[0]), edges, h)
-        result: Tensor = total / indegree(edges, h).clamp(min=1.0) + self.root(x)
+        result: Tensor = passed(h, edges) / indegree(edges, h).clamp(min=1.0) + self.root(x)
         return result
 
 
@@ -142,6 +176,6 @@ class GINLayer(nn.Module):
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
         """Shapes: x (N, ins), edges (2, E); result (N, outs)."""
         h = self.first(x)  # before the sum, which is over fewer numbers then
-        h = h + received(h.index_select(0, edges[0]), edges, h)
+        h = h + passed(h, edges)
         result: Tensor = self.second(self.relu(self.norm(h)))
         return result

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reports.profile import layers, macs, profile
 from students.structure import describe
-from teachers.networks import DGCNN, GAT, GCN, GIN, GraphSAGE, Network, NodeMLP
+from teachers.networks import DGCNN, GAT, GCN, GIN, GraphSAGE, Network, NodeMLP, passing
 from teachers.networks.dgcnn import EdgeConv, nearest
 from teachers.networks.passing import GATLayer, GCNLayer, GINLayer, SAGELayer
 from teachers.signature import Signature
@@ -80,6 +80,43 @@ def test_layers_equal_those_of_torch_geometric() -> None:
     mine = GINLayer(6, 5).eval()
     theirs = GINConv(nn.Sequential(mine.first, mine.norm, mine.relu, mine.second))
     torch.testing.assert_close(mine(x, edges), theirs(x, edges))
+
+
+@pytest.mark.parametrize("name", ["gcn", "gat", "sage", "gin"])
+def test_the_quick_way_is_the_plain_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edge by edge without a row an edge, outputs and gradients alike; and what is counted stays the plain way."""
+    (x, edges), spec = graph(), SPECS[name]
+    network = spec.build().double().eval()
+    found = []
+    for least in (2**30, 1):
+        monkeypatch.setattr(passing, "QUICK", least)
+        features = x.double().requires_grad_()
+        network.zero_grad()
+        outputs = network(features, edges)
+        outputs.square().sum().backward()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        found.append(
+            [
+                outputs.detach(),
+                features.grad,
+                *gradients,
+                torch.tensor(macs(network, (features.detach(), edges))),
+            ]
+        )
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        torch.testing.assert_close(one, other)
+    assert profile(network, (x.double(), edges)).uncounted == ()
+
+
+def test_gradients_of_the_quick_way() -> None:
+    from teachers.networks.quick import weighted_sum
+
+    _, edges = graph(6, 15)
+    h = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)
+    shares = torch.rand(15, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b: weighted_sum(a, b, edges), (h, shares))
+    assert torch.autograd.gradcheck(lambda a: weighted_sum(a, None, edges), h)
 
 
 # -- DGCNN ---------------------------------------------------------------------------------------------------
