@@ -40,7 +40,7 @@ class LSP(Distillation):
 
     Takes the only teacher, whose scores are kept where its graph stays as it is; leaves the student of the epoch
     that was best on val. Without labels it sees inputs only.
-    Source: Yang et al. 2020, arXiv 2003.10477; the union Huang et al. 2021 (BinaryGNN); negatives Guo et al. 2023
+    Source: Yang et al. 2020, arXiv 2003.10477; the union Bahri et al. 2021 (BinaryGNN); negatives Guo et al. 2023
     (LLP).
     """
 

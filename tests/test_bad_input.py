@@ -367,6 +367,32 @@ def test_kernels_that_cannot_be_shared(stage: str, said: str, wrong: Wrong) -> N
     assert re.search(said, told, re.DOTALL), told
 
 
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        (
+            "compress.LSP: {epochs: 1}",
+            r"no module of the student is called activations\.N .*name them in pairs",
+        ),
+        ("compress.LSP: {pairs: {linaer: linear}}", "has no module 'linaer' .*; did you mean 'linear'"),
+        (
+            "compress.LSP: {pairs: {linear: linear}}",
+            "the task gives no edges and neither network builds a graph",
+        ),
+        ("compress.LSP: {kernel: cosin}", "kernel"),
+        ("compress.LSP: {labels: 0, soft_targets: 0}", "nothing to learn from but a hint"),
+        ("compress.LSP: {balance: -1}", "balance must be .*more than 0, not -1"),
+        (
+            "compress.Prune: {macs: 0.5, units: heads}",
+            "it has no heads: none of its layers is one of graph attention",
+        ),
+    ],
+)
+def test_graphs_where_there_are_none(stage: str, said: str, wrong: Wrong) -> None:
+    write(STAGE=stage)
+    assert re.search(said, told := wrong()), told
+
+
 FOLDER = (
     "{teachers.tasks.ImageFolder: {path: pets, size: [8, 8], classes: [cat, dog, emu], "
     "channels: 1, mean: [0.5], std: [0.3]}}"

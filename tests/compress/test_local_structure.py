@@ -364,5 +364,18 @@ def test_features_that_are_wrong() -> None:
         Kernel(exponential=True, c=1)
 
 
+@each
+def test_a_teacher_in_another_node_order_is_another_teacher(name: str) -> None:
+    """Nobody can tell an order from features alone; but it is no quiet zero, and kept scores fit their own edges
+    only.
+    """
+    features, edges = draw(9, 4), graph(9, 30)
+    turned = features.flip(0)
+    assert local_structure(features, turned, edges, kernel=KERNELS[name]).item() > 1e-12
+    kept = KERNELS[name].scores(features, Neighbours.of(edges, 9))
+    with pytest.raises(ValueError, match="they belong to another graph, or to edges in another order"):
+        local_structure(features, kept, Neighbours.of(edges[:, :20], 9), kernel=KERNELS[name])
+
+
 def test_every_preset_has_a_name() -> None:
     assert set(get_args(Preset)) == set(PRESETS)
