@@ -35,7 +35,6 @@ class Answers:
         Session, sees: str = "part",
     ) -> None:  # fmt: skip
         self.teacher, self.session, self.sees = teacher, session, sees
-        self.notes: list[str] = []
         self._noted = Noted(teacher.module, list(dict.fromkeys(pairs.values())), where)
         self._remember = {pairs[name]: hint for name, hint in hints.items()}
         self._whole: tuple[Tensor, dict[str, Seen]] | None = None

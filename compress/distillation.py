@@ -66,7 +66,8 @@ class Still:
 
 @spec
 class Distillation(Stage):
-    """Teach a student the nodes of a graph, by Adam; the epoch that is best on val is handed on.
+    """Teach a student the nodes of a graph, by Adam; the epoch that is best on val is handed on (by accuracy, or
+    micro-F1).
 
         labels * cross-entropy  +  soft_targets * T^2 KL(teacher || student at T)  +  weight * hint
 
@@ -99,7 +100,7 @@ class Distillation(Stage):
     """what goes into the named modules, activations as a rule, or what comes out"""
     weight: Weight | None = None
     """of the hint; None balances it"""
-    balance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    balance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     """how long the hint's gradient is, balanced, relative to that of labels and soft targets"""
     dropout: bool = False
     """take the student's features as its dropout leaves them, too; else they come from a pass without"""
@@ -188,8 +189,6 @@ class Distillation(Stage):
             f"chosen on val: epoch {best.epoch + 1} of {best.epochs}"
             + (f", score {best.score:.4f}" if self.labels else f", soft targets at {-best.score:.4g}")
         )
-        for line in answers.notes:
-            session.note(line)
         student.eval()
         self.draw(student, answers, noted, pairs, session)
         return replace(state, student=student)

@@ -1,23 +1,23 @@
 """Fine-tuning: the student learns on, from labels, from the teacher's soft targets, or from both."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from compress.freezing import freeze
 from compress.generated import feed
-from compress.losses import soft_targets
+from compress.losses import soft_labels, soft_targets
 from compress.match import answers_for
 from compress.recalibrate import endless, norms_of, recalibrate
 from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
 from teachers.spec import Field, spec
-from teachers.train import constant, cosine
+from teachers.train import constant, cosine, supervised
 
 _BATCHES = 50  # that the batch norms of an average are measured on
 
@@ -85,6 +85,8 @@ class Finetune(Stage):
             [weight for weight in student.parameters() if weight.requires_grad], self.lr, self.momentum,
             weight_decay=self.weight_decay, nesterov=self.momentum > 0,
         )  # fmt: skip
+        exclusive = state.teachers[0].signature.exclusive  # else each output is a question of its own
+        soft = soft_targets if exclusive else soft_labels
         total = session.total_steps(self.epochs)
         warmup = min(round(self.warmup * session.steps()), total // 2)
         schedule = (constant if self.swa else cosine)(learn, total, warmup)
@@ -103,7 +105,7 @@ class Finetune(Stage):
                     outputs = student(*batch.inputs)
                     with torch.no_grad():
                         wanted = teacher(*batch.inputs) if teacher is not None else None
-                loss = self._loss(outputs, wanted, batch.target)
+                loss = self._loss(outputs, wanted, batch.target, soft)
                 learn.zero_grad()
                 loss.backward()
                 learn.step()
@@ -111,11 +113,8 @@ class Finetune(Stage):
                 if self.swa and schedule.last_epoch > first:
                     mean.update_parameters(student)
                 with torch.no_grad():
-                    truth = wanted.argmax(1) if wanted is not None else batch.target
                     summed += loss * len(batch)
-                    assert truth is not None, "there is a teacher, or there are labels"
-                    judged = (truth >= 0).sum().clamp_min(1)  # where every pixel has a label, some are void
-                    agreed += (outputs.argmax(1) == truth).sum() / judged * len(batch)
+                    agreed += _agreement(outputs, wanted, batch.target, exclusive) * len(batch)
                     seen += len(batch)
             told = "agreement" if teacher is not None else "train_accuracy"
             session.log({"loss": (summed / seen).item(), told: (agreed / seen).item()}, epoch)
@@ -125,11 +124,26 @@ class Finetune(Stage):
                 recalibrate(student, islice(endless(session), _BATCHES), session, still.names)
         return replace(state, student=student.requires_grad_(True).eval())
 
-    def _loss(self, outputs: Tensor, wanted: Tensor | None, truth: Tensor | None) -> Tensor:
+    def _loss(
+        self, outputs: Tensor, wanted: Tensor | None, truth: Tensor | None, soft: Callable[..., Tensor]
+    ) -> Tensor:
         loss = outputs.new_zeros((), dtype=torch.float32)
         if wanted is not None:
-            loss = loss + self.soft_targets * soft_targets(outputs, wanted, self.temperature)
+            loss = loss + self.soft_targets * soft(outputs, wanted, self.temperature)
         if self.labels:
             assert truth is not None, "a session that shows labels hands them out"
-            loss = loss + self.labels * F.cross_entropy(outputs.float(), truth)
+            loss = loss + self.labels * supervised(outputs, truth)
         return loss
+
+
+def _agreement(outputs: Tensor, wanted: Tensor | None, truth: Tensor | None, exclusive: bool) -> Tensor:
+    """The share of decisions that are the teacher's, or the truth's; of those that can be judged."""
+    if not exclusive:
+        said = wanted > 0 if wanted is not None else truth
+        assert said is not None, "there is a teacher, or there are labels"
+        known = ~said.isnan() if said.is_floating_point() else torch.ones_like(said)
+        return ((outputs > 0) == (said > 0.5))[known].float().mean()
+    truth = wanted.argmax(1) if wanted is not None else truth
+    assert truth is not None, "there is a teacher, or there are labels"
+    judged = (truth >= 0).sum().clamp_min(1)  # where every pixel has a label, some are void
+    return (outputs.argmax(1) == truth).sum() / judged

@@ -89,14 +89,18 @@ class LSP(Distillation):
         mine, theirs = seen[name], again.of(batch)[1][pairs[name]]
         outputs, _ = again.of(batch)
         near = LocalStructure(self).near(mine, theirs, batch)
+        if not len(near):
+            return  # a part of a graph whose seeds have no neighbour
         kernel = PRESETS[self.kernel] if isinstance(self.kernel, str) else self.kernel
         logs = [log_structure(kernel.scores(s.the_features().float(), near), near) for s in (theirs, mine)]
         divergence = torch.zeros(near.nodes, device=near.centre.device)
         divergence.index_add_(0, near.centre, logs[0].exp() * (logs[0] - logs[1]))
-        session.log({"structure": float(divergence.mean())}, max(session.finished_epochs - 1, 0))
+        part = batch.part
+        mean = float(divergence.sum()) / (near.nodes if part is None or part.complete else part.seeds)
+        session.log({"structure": mean}, max(session.finished_epochs - 1, 0))
         said = near.said()
         session.note(
-            f"local structure of '{name}' and the teacher's '{pairs[name]}': KL {float(divergence.mean()):.4f} a "
+            f"local structure of '{name}' and the teacher's '{pairs[name]}': KL {mean:.4f} a "
             f"node, over "
             f"{said['edges']} edges of {said['nodes']} nodes ({said['isolated']} with no neighbour, "
             f"{said['duplicates']} edges that were given twice)"

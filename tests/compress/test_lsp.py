@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import GCRD, LSP, AttentionTransfer, FitNet, Kernel, Prune, Session, SoftTargets, State
+from compress import (
+    GCRD,
+    LSP,
+    AttentionTransfer,
+    Finetune,
+    FitNet,
+    Kernel,
+    Prune,
+    Session,
+    SoftTargets,
+    State,
+)
 from compress.affinity import PRESETS
 from compress.answers import Answers
 from compress.balance import Balance
@@ -344,6 +355,19 @@ def test_several_graphs_with_several_labels_and_a_memory(teacher: Teacher) -> No
             assert scores is not None
             assert scores[near.place].isfinite().all()
     assert told[-2]["loss"] < told[0]["loss"]
+
+
+def test_finetune_takes_several_labels(teacher: Teacher) -> None:
+    """Each output is a question of its own: its soft targets are those of Bernoulli, not a softmax over all."""
+    many = Teacher("gat", teacher.module, replace(SIGNATURE, exclusive=False))
+    for fields in ({}, {"labels": 1.0}, {"labels": 1.0, "soft_targets": 0.0}):
+        told: list[dict[str, float]] = []
+        torch.manual_seed(0)
+        stage = Finetune(epochs=6, lr=0.01, warmup=0, **fields)  # type: ignore[arg-type]
+        student = GCN(inputs=5, classes=3, widths=(6,), dropout=0.0, input_dropout=0.0).build()
+        stage(State((many,), student), session(several(), told, sees=stage.sees))
+        assert told[-1]["loss"] < told[0]["loss"]
+        assert all(0 <= value <= 1 for row in told for name, value in row.items() if name != "loss")
 
 
 def test_scores_that_were_kept_are_those_of_the_features(teacher: Teacher) -> None:

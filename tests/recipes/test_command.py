@@ -373,6 +373,9 @@ def test_describe_tells_types_bounds_defaults_and_meaning() -> None:
     assert "  teachers: list of teachers.Checkpoint, at least 1 long; required\n      who is asked\n" in text
     assert "  precision: 'fp32' or 'bf16'; default 'fp32'\n" in text
     assert describe("Recipe") == text
+    assert "passes over train" in describe("LSP"), (
+        "what a base class says of a field holds for those that inherit it"
+    )
 
 
 def test_describe_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
