@@ -215,9 +215,7 @@ def combined(scores: Mapping[str, Sequence[float]], prefix: str) -> dict[str, li
     }
 
 
-def cases(
-    rows: list[dict[str, Any]], truths: list[dict[str, Any]], truth: str
-) -> Iterator[tuple[Any, str, Values]]:
+def cases(rows: list[dict[str, Any]], truths: list[dict[str, Any]]) -> Iterator[tuple[Any, str, Values]]:
     """(case, score, its agreement with the truth) for every seed, target and draw; the truth is a mean over draws."""
     came: dict[Any, list[float]] = defaultdict(list)
     for row in truths:
