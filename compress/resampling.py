@@ -40,7 +40,7 @@ def halves(
     comparable((target, *graphs))
     n = len(target.nodes)
     if n < 6:
-        raise ValueError(f"a probe of {n} cannot be halved: 6 inputs at least, or no resampling (splits: 0)")
+        raise ValueError(f"a probe of {n} cannot be halved: 6 inputs at least, or none of it (resamples: 0)")
     cosines = torch.stack([node_cosines(graph, target) for graph in graphs])
     edges = torch.stack([graph.edges for graph in (*graphs, target)])
     diagonal = int(edges.shape[1] > n * (n - 1) // 2)

@@ -144,6 +144,24 @@ def test_networks_of_other_geometries(room: tuple[Teacher, ...]) -> None:
     assert any("wide at encoder" in line for line in stage.plan(State((*room, wide)), TASK.signature()))
 
 
+def test_rows_of_a_table() -> None:
+    """Nothing is peculiar to images: rows of numbers are asked about as they are."""
+    from teachers.networks import MLP
+    from teachers.tasks import BreastCancer
+
+    task = BreastCancer(val=0.3)
+    teachers = []
+    for seed, name in enumerate(("target", "one", "other")):
+        torch.manual_seed(seed)
+        teachers.append(Teacher(name, MLP(inputs=30, classes=2, widths=(16, 8)).build(), task.signature()))
+    state = State((*teachers, Teacher("twin", teachers[0].module, task.signature())))
+    made = DEPARA(target="target", probe=40, resamples=5)(state, Session.bare(task)).ranking
+    assert made is not None
+    assert made.names[0] == "twin"
+    assert made.parts["E"][0] == pytest.approx(1)
+    assert made.parts["V"][0] > 0.9, "1, but for rows at which every neuron is off"
+
+
 # -- scores --------------------------------------------------------------------------------------------------
 
 
