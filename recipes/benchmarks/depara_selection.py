@@ -264,7 +264,7 @@ def table() -> str:
             mine = [r for r in rows if tuple(r[name] for name in _SETTING) == setting]
             found: dict[str, dict[Any, list[Values]]] = defaultdict(lambda: defaultdict(list))
             came = [row for row in truths if row["truth"] == truth and row["teaching"] == setting[-1]]
-            for case, name, values in cases(mine, came, truth):
+            for case, name, values in cases(mine, came):
                 found[name][case[:3]].append(values)
             if not found:
                 continue
