@@ -26,8 +26,6 @@ class Graphs(Task):
     splits, all of them are shown, and only those of the split are judged.
     """
 
-    metric = "accuracy"
-
     _: KW_ONLY
     batch: Count | None = None
     """seeds per batch of train, with their surroundings; None shows the whole graph. Of several graphs: graphs a
@@ -62,6 +60,11 @@ class Graphs(Task):
     def judge(self) -> Metric:
         """What answers are judged by."""
         return "accuracy"
+
+    @property
+    def metric(self) -> str:  # type: ignore[override]
+        """Its name, for records and reports."""
+        return self.judge
 
     @abstractmethod
     def read(self, folder: Path | None) -> Graph:
