@@ -45,7 +45,7 @@ def write(
         raise ValueError("a report needs at least one record, the teacher's")
     sections = [
         *_ranked(ranking, records),
-        _section("Stage by stage", _table(records) + plots.tradeoff(_comparable(records))),
+        _section("Stage by stage", _table(records) + plots.tradeoff(_comparable(records, ranking))),
         _section("Channels, before and after", plots.bars(widths)) if widths else "",
         _curves(curves or {}),
         _ledger(records),
@@ -71,8 +71,10 @@ def _shared(first: Plain, last: Plain) -> str:
     return "test" if first["test"] and last["test"] else "val"
 
 
-def _comparable(records: Sequence[Plain]) -> list[Plain]:
-    """Those whose scores are of one task: the first teacher's, and those of stages that made a student."""
+def _comparable(records: Sequence[Plain], ranking: Plain | None) -> Sequence[Plain]:
+    """Those whose scores are of one task: of several teachers the first, and stages that made a student."""
+    if ranking is None:
+        return records
     first, *others = records
     return [first, *(record for record in others if record["position"] and not record.get("chose"))]
 
