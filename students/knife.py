@@ -129,9 +129,11 @@ def _slice(module: nn.Module, name: str, axis: Axis, drop: Tensor) -> None:
 
 
 def own_bias(module: nn.Module) -> nn.Parameter | None:
-    """The bias that a module made of others adds by itself."""
-    bias = None if isinstance(module, KNOWN) else module._parameters.get("bias")
-    return bias if bias is not None and bias.dim() == 1 else None
+    """The bias that a module made of others adds by itself; a layer with a weight of its own is no such module."""
+    own = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+    if isinstance(module, KNOWN) or list(own) != ["bias"] or not list(module.children()):
+        return None
+    return own["bias"] if own["bias"].dim() == 1 else None
 
 
 def _slice_conv(conv: _ConvNd, name: str, axis: Axis, drop: Tensor) -> None:
