@@ -85,7 +85,8 @@ class Finetune(Stage):
             [weight for weight in student.parameters() if weight.requires_grad], self.lr, self.momentum,
             weight_decay=self.weight_decay, nesterov=self.momentum > 0,
         )  # fmt: skip
-        exclusive = state.teachers[0].signature.exclusive  # else each output is a question of its own
+        known = session.signature or (state.teachers[0].signature if state.teachers else None)
+        exclusive = known is None or known.exclusive  # else each output is a question of its own
         soft = soft_targets if exclusive else soft_labels
         total = session.total_steps(self.epochs)
         warmup = min(round(self.warmup * session.steps()), total // 2)
