@@ -60,13 +60,13 @@ class LSP(Distillation):
     @classmethod
     def published(cls, **more: Any) -> LSP:
         """The released code's arithmetic: labels and L1 / 100 with self loops, weight 1, in the first 30 epochs."""
-        fields = {
+        fields: dict[str, Any] = {
             "kernel": "official",
             "self_loops": "add",
             "weight": 1.0,
             "soft_targets": 0.0,
-            "hint_epochs": 30,
         }
+        fields |= {"hint_epochs": 30, "dropout": True}  # features are those of the step itself
         return cls(**{**fields, **more})
 
     def hint(self, mine: int, theirs: int) -> Hint:
