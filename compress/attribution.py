@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from compress.hooks import Point, hooked
 from compress.probe import Preprocess, Probe
 from reports.profile import observed
 from teachers.nearest import did_you_mean
@@ -165,31 +166,14 @@ def scalar_of(embedding: Tensor, scalar: Scalar) -> Tensor:
 # -- where a layer is ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Point:
-    """A place in a network: what a module gives, or what it takes in."""
-
-    module: str
-    before: bool = False
-
-    def __str__(self) -> str:
-        return f"the input of '{self.module}'" if self.before else f"'{self.module}'"
-
-
 def last_layer(module: nn.Module, inputs: Tensor, name: str = "the network") -> str:
     """The name of the convolution or linear layer that is called last. Raises ValueError where there is none."""
     called: list[str] = []
-    handles = [
-        part.register_forward_hook(lambda *_, name=name: called.append(name))
-        for name, part in module.named_modules()
-        if isinstance(part, nn.Linear | _ConvNd)
-    ]
-    try:
-        with torch.no_grad():
-            _call(module, inputs, name)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {
+        part: Point(part) for part, found in module.named_modules() if isinstance(found, nn.Linear | _ConvNd)
+    }
+    with hooked(module, layers, lambda part, _: called.append(part)), torch.no_grad():
+        _call(module, inputs, name)
     if not called:
         raise ValueError(
             f"{name!r} calls no convolution and no linear layer: name the one that gives its embedding"
@@ -209,9 +193,7 @@ def _point(module: nn.Module, layer: str, inputs: Tensor, name: str) -> Point:
 @contextmanager
 def _features(module: nn.Module, points: Mapping[str, Point], name: str) -> Iterator[dict[str, Tensor]]:
     """Keep what passes the points in one forward pass; no hook outlives it."""
-    parts = dict(module.named_modules())
     kept: dict[str, Tensor] = {}
-    handles: list[Any] = []
 
     def keep(layer: str, value: Any) -> None:
         tensor = _tensor(value)
@@ -222,17 +204,8 @@ def _features(module: nn.Module, points: Mapping[str, Point], name: str) -> Iter
         # A module after it may work in place; its gradient still comes to what was there before.
         kept[layer] = tensor.clone()
 
-    try:
-        for layer, point in points.items():
-            part = parts[point.module]
-            if point.before:
-                handles.append(part.register_forward_pre_hook(lambda _, args, at=layer: keep(at, args)))
-            else:
-                handles.append(part.register_forward_hook(lambda _, __, output, at=layer: keep(at, output)))
+    with hooked(module, points, keep):
         yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _tensor(value: Any) -> Tensor | None:

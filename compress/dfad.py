@@ -21,6 +21,7 @@ from compress.choice import Choice
 from compress.drawing import Drawing
 from compress.generated import made
 from compress.guard import Guard
+from compress.hooks import outputs_of
 from compress.losses import (
     Ascent,
     Distance,
@@ -30,8 +31,9 @@ from compress.losses import (
     fine,
     relative_gap,
 )
-from compress.match import fits, noted, shared_blocks
-from compress.priors import Priors, norms_of
+from compress.match import fits, shared_blocks
+from compress.moments import norms_of
+from compress.priors import Priors
 from compress.session import Sees, Session, Stateful
 from compress.stage import State
 from compress.watch import class_entropy, collapsed, largest_share, variety
@@ -205,7 +207,7 @@ class Game:
         drawn = settings.drawn(teacher.signature)
         answers = fits(teacher, student, drawn)[1:]
         self.generator = session.place(settings.generator(teacher.signature))
-        if settings.batch_norm is None and not norms_of(teacher):
+        if settings.batch_norm is None and not norms_of(teacher.module):
             self.options = replace(self.options, batch_norm=0.0)
         options = self.options
         self.priors = Priors(teacher, options.batch_norm, options.one_hot, options.balance)
@@ -296,7 +298,7 @@ class Game:
             latents = self._latents()
             with self.priors.watched() as seen, self._student_mode(), self.session.autocast():
                 images = self.generator(latents)
-                with noted(self.teacher.module, self.blocks, self.felt):
+                with outputs_of(self.teacher.module, self.blocks, self.felt):
                     wanted = self.teacher(images)
                 given = self.student(images)
             wanted, given = fine(wanted), fine(given)
@@ -367,10 +369,14 @@ class Game:
         wanted = self.felt
         if self.lesson is None or images is not self.lesson[0]:
             wanted = {}
-            with noted(self.teacher.module, self.blocks, wanted), torch.no_grad(), self.session.autocast():
+            with (
+                outputs_of(self.teacher.module, self.blocks, wanted),
+                torch.no_grad(),
+                self.session.autocast(),
+            ):
                 self.teacher(images)
         given: dict[str, Tensor] = {}
-        with noted(self.student, self.blocks, given):
+        with outputs_of(self.student, self.blocks, given):
             yield pairs
         pairs += [(given[name], wanted[name]) for name in self.blocks]
 

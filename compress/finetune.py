@@ -13,7 +13,8 @@ from compress.freezing import freeze
 from compress.generated import feed
 from compress.losses import soft_labels, soft_targets
 from compress.match import answers_for
-from compress.recalibrate import endless, norms_of, recalibrate
+from compress.moments import norms_of
+from compress.recalibrate import endless, recalibrate
 from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
 from teachers.spec import Field, spec

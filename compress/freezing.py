@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compress.hooks import Point, hooked
 from reports.profile import observed
 from teachers.nearest import did_you_mean
 
@@ -23,7 +24,7 @@ def below(network: nn.Module, layer: str, inputs: Sequence[Tensor]) -> tuple[str
         raise ValueError(f"{type(network).__name__} has no layer {layer!r}{did_you_mean(layer, names)}")
     made: list[tuple[str, Tensor]] = []
     ends: list[Tensor] = []
-    handles = []
+    parts = {name: Point(name) for name, part in network.named_modules() if not list(part.children())}
 
     def note(name: str, output: object) -> Tensor | None:
         parts = output if isinstance(output, list | tuple) else (output,)
@@ -31,21 +32,14 @@ def below(network: nn.Module, layer: str, inputs: Sequence[Tensor]) -> tuple[str
         # What works in place behind a layer gets a copy, and leaves what was noted where it is.
         return output.clone() if isinstance(output, Tensor) else None
 
-    try:
-        for name, part in network.named_modules():
-            if not list(part.children()):
-                handles.append(part.register_forward_hook(lambda _, __, out, name=name: note(name, out)))
-        end = network.get_submodule(layer).register_forward_hook(
-            lambda _, __, out: ends.extend(
-                t.clone() for t in (out if isinstance(out, list | tuple) else (out,))
-            )
-        )
-        handles.append(end)
-        with observed(network), torch.enable_grad():
-            network(*(x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
+    def note_end(_: str, output: object) -> None:
+        ends.extend(part.clone() for part in (output if isinstance(output, list | tuple) else (output,)))
+
+    with (
+        hooked(network, parts, note), hooked(network, {layer: Point(layer)}, note_end),
+        observed(network), torch.enable_grad(),
+    ):  # fmt: skip
+        network(*(x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs))
     if not ends:
         raise ValueError(f"layer {layer!r} of {type(network).__name__} is not called: name another")
     weights = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from compress.hooks import outputs_of
 from compress.losses import discrepancy
 from teachers.signature import Signature
 from teachers.teacher import Teacher
@@ -73,7 +70,7 @@ def shared_blocks(teacher: Teacher, student: nn.Module, signature: Signature) ->
     for network in (teacher.module, student):
         outputs: dict[str, Tensor] = {}
         device, training = next(network.parameters()).device, network.training
-        with noted(network.eval(), both, outputs), torch.no_grad():
+        with outputs_of(network.eval(), both, outputs), torch.no_grad():
             network(*(x.to(device) for x in inputs))
         network.train(training)
         shapes.append({name: tensor.shape for name, tensor in outputs.items()})
@@ -84,23 +81,3 @@ def shared_blocks(teacher: Teacher, student: nn.Module, signature: Signature) ->
             f"there are none among {', '.join(both[:8]) or 'no blocks at all'}: set features to 0"
         )
     return found
-
-
-@contextmanager
-def noted(network: nn.Module, names: Sequence[str], into: dict[str, Tensor]) -> Iterator[None]:
-    """Note what the named modules give."""
-    modules = dict(network.named_modules())
-
-    def hook(name: str) -> Any:
-        def note(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                into[name] = output
-
-        return note
-
-    hooks = [modules[name].register_forward_hook(hook(name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in hooks:
-            handle.remove()

@@ -1,11 +1,13 @@
-"""Mean and variance of every channel, as a batch norm takes them: one pass forward, one back."""
+"""Mean and variance of every channel, as a batch norm takes them, and the batch norms that remember such."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 _TINY = 1e-30  # so that a channel that does not vary has variance 0, in place of a division by it
 
@@ -32,6 +34,15 @@ class _Moments(torch.autograd.Function):
         offset = of_mean / count - slope * mean
         shape = (1, -1) + (1,) * (x.dim() - 2)
         return torch.addcmul(offset.view(shape), x, slope.view(shape)).to(x.dtype)
+
+
+def norms_of(network: nn.Module, but: Collection[str] = ()) -> dict[str, _BatchNorm]:
+    """Its batch norms with running statistics by name, but for those named."""
+    return {
+        name: part
+        for name, part in network.named_modules()
+        if isinstance(part, _BatchNorm) and part.track_running_stats and name not in but
+    }
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

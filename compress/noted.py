@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from compress.hooks import Point, hooked
 from teachers.nearest import did_you_mean
 from teachers.teacher import Teacher
 
@@ -50,9 +51,8 @@ class Noted:
                 raise ValueError(
                     f"{type(network).__name__} has no module '{name}' whose features could be compared{hint}"
                 )
-        self._modules = {name: modules[name] for name in names}
         graphs = {name: f"{name.rpartition('.')[0]}.graph" for name in names}
-        self._graphs = {name: modules[graph] for name, graph in graphs.items() if graph in modules}
+        self._graphs = {name: graph for name, graph in graphs.items() if graph in modules}
 
     @contextmanager
     def watching(self, wanted: bool = True) -> Iterator[dict[str, Seen]]:
@@ -62,26 +62,16 @@ class Noted:
             yield found
             return
 
-        def features(name: str) -> Any:
-            def note(_: nn.Module, inputs: Any, output: Any) -> None:
-                tensor = inputs[0] if self.where == "before" else output
-                found.setdefault(name, Seen()).features = tensor.flatten(0, -2)
+        def features(name: str, value: Tensor) -> None:
+            found.setdefault(name, Seen()).features = value.flatten(0, -2)
 
-            return note
+        def graph(name: str, near: Tensor) -> None:
+            found.setdefault(name, Seen()).edges = edges_of(near)
 
-        def graph(name: str) -> Any:
-            def note(_: nn.Module, __: Any, output: Tensor) -> None:
-                found.setdefault(name, Seen()).edges = edges_of(output)
-
-            return note
-
-        handles = [module.register_forward_hook(features(name)) for name, module in self._modules.items()]
-        handles += [module.register_forward_hook(graph(name)) for name, module in self._graphs.items()]
-        try:
+        layers = {name: Point(name, self.where == "before") for name in self.names}
+        graphs = {name: Point(graph) for name, graph in self._graphs.items()}
+        with hooked(self.network, layers, features), hooked(self.network, graphs, graph):
             yield found
-        finally:
-            for handle in handles:
-                handle.remove()
         for name in self.names:
             if name not in found or found[name].features is None:
                 raise ValueError(

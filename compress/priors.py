@@ -7,15 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from compress.hooks import Point, hooked
 from compress.losses import imbalance, one_hot, statistics_gap
+from compress.moments import norms_of
 from teachers.teacher import Teacher
-
-
-def norms_of(teacher: Teacher) -> list[_BatchNorm]:
-    """Its batch norms that remember statistics."""
-    return [m for m in teacher.module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 class Priors:
@@ -28,13 +24,15 @@ class Priors:
 
     def __init__(self, teacher: Teacher, batch_norm: float, one_hot: float, balance: float) -> None:
         self.batch_norm, self.one_hot, self.balance = batch_norm, one_hot, balance
-        norms = norms_of(teacher)
+        norms = norms_of(teacher.module)
         if batch_norm and not norms:
             raise ValueError(
                 f"teacher {teacher.name!r} has no batch norm with running statistics: there is nothing that "
                 "batch_norm could hold the images to. Leave it out, or give one_hot and balance a weight"
             )
-        self.norms = norms if batch_norm else []
+        self.norms = list(norms.values()) if batch_norm else []
+        self.network = teacher.module
+        self.inputs = {name: Point(name, before=True) for name in norms if batch_norm}
 
     def __bool__(self) -> bool:
         return bool(self.batch_norm or self.one_hot or self.balance)
@@ -43,12 +41,8 @@ class Priors:
     def watched(self) -> Iterator[list[Tensor]]:
         """What goes into the teacher's batch norms meanwhile, where somebody wants to know."""
         seen: list[Tensor] = []
-        hooks = [norm.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for norm in self.norms]
-        try:
+        with hooked(self.network, self.inputs, lambda _, value: seen.append(value)):
             yield seen
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def __call__(self, answers: Tensor, seen: list[Tensor]) -> Tensor:
         """The loss of images that got these answers, (n, K, ...) logits, and gave the norms what was `seen`."""

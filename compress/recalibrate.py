@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.generated import UnlessGenerated, feed
+from compress.moments import norms_of
 from compress.session import Sees, Session
 from compress.stage import Stage, State
 from teachers.spec import Field, spec
@@ -39,15 +39,6 @@ class Recalibrate(Stage):
         return replace(state, student=student.eval())
 
 
-def norms_of(network: nn.Module, but: Collection[str] = ()) -> list[_BatchNorm]:
-    """Its batch norms with running statistics, but for those named."""
-    return [
-        part
-        for name, part in network.named_modules()
-        if isinstance(part, _BatchNorm) and part.track_running_stats and name not in but
-    ]
-
-
 @torch.no_grad()
 def recalibrate(
     network: nn.Module, batches: Iterator[Batch], session: Session, but: Collection[str] = ()
@@ -56,7 +47,7 @@ def recalibrate(
 
     but  names of norms that stay as they are
     """
-    norms = norms_of(network, but)
+    norms = list(norms_of(network, but).values())
     if not norms:
         raise ValueError(
             f"{type(network).__name__} has no batch norm with running statistics: there is nothing to recalibrate"

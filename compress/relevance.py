@@ -20,7 +20,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from compress.attribution import Point, Scalar, scalar_of
+from compress.attribution import Scalar, scalar_of
+from compress.hooks import Point
 from compress.tracing import Tracer
 
 _TINY = 1e-12  # in place of epsilon where a step has no weights: those only pass relevance on

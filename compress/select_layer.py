@@ -21,6 +21,7 @@ from compress.attribution_graph import (
 )
 from compress.choosing import in_order
 from compress.depara import tell_zeros
+from compress.hooks import Point, hooked
 from compress.probe import Preprocess, Probe, drawn
 from compress.resampling import first_share, halves
 from compress.session import Sees, Session
@@ -156,18 +157,10 @@ def candidates_of(teacher: Teacher, patterns: tuple[str, ...], end: str | None =
     """
     module = teacher.module
     done: list[str] = []
-    handles = [
-        part.register_forward_hook(lambda *_, name=name: done.append(name))
-        for name, part in module.named_modules()
-        if name
-    ]
+    every = {name: Point(name) for name, _ in module.named_modules() if name}
     inputs = example(module, teacher.signature)
-    try:
-        with observed(module), torch.no_grad():
-            module(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(module, every, lambda name, _: done.append(name)), observed(module), torch.no_grad():
+        module(*inputs)
     called = list(dict.fromkeys(done))
     last = last_layer(module, inputs[0], teacher.name)
     if end is not None:
