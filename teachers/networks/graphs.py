@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -65,38 +65,45 @@ class NodeNetwork(nn.Module):
 
 
 @spec
-class GCN(Network):
-    """Graph convolutions with ReLU between them (Kipf and Welling 2017): features (n, inputs) and edges (2, E)."""
+class _OverNodes(Network):
+    """What the networks here share: features (n, inputs) and edges (2, E) go in, logits (n, classes) come out."""
 
     inputs: Width
     """numbers a node"""
     classes: Width
     """outputs"""
-    widths: Widths = (16,)
+    widths: Widths = (64,)
     """of the hidden layers"""
     dropout: Share = 0.5
     """of hidden features"""
     input_dropout: Share = 0.5
     """of the node features"""
 
+    layer: ClassVar[type[nn.Module]]
+
     def build(self) -> nn.Module:
         """A fresh network."""
-        sizes = pairwise((self.inputs, *self.widths, self.classes))
-        layers = [GCNLayer(*pair) for pair in sizes]
+        layers = [self.layer(*pair) for pair in pairwise((self.inputs, *self.widths, self.classes))]
         return GraphNetwork(layers, nn.ReLU, self.dropout, self.input_dropout)
 
 
 @spec
-class GAT(Network):
+class GCN(_OverNodes):
+    """Graph convolutions with ReLU between them (Kipf and Welling 2017): features (n, inputs) and edges (2, E)."""
+
+    widths: Widths = (16,)
+    """of the hidden layers"""
+
+    layer = GCNLayer
+
+
+@spec
+class GAT(_OverNodes):
     """Graph attention with ELU between its layers (Velickovic et al. 2018), its output heads averaged.
 
     For PPI as in LSP: widths (256, 256), heads (4, 4), output_heads 6, residual, no dropout.
     """
 
-    inputs: Width
-    """numbers a node"""
-    classes: Width
-    """outputs"""
     widths: Widths = (8,)
     """of every head, by hidden layer"""
     heads: Widths = (8,)
@@ -137,63 +144,28 @@ class GAT(Network):
 
 
 @spec
-class GraphSAGE(Network):
+class GraphSAGE(_OverNodes):
     """Layers that take the mean of the neighbours and the node itself, ReLU between them (Hamilton et al. 2017)."""
 
-    inputs: Width
-    """numbers a node"""
-    classes: Width
-    """outputs"""
-    widths: Widths = (64,)
-    """of the hidden layers"""
-    dropout: Share = 0.5
-    """of hidden features"""
-    input_dropout: Share = 0.5
-    """of the node features"""
-
-    def build(self) -> nn.Module:
-        """A fresh network."""
-        layers = [SAGELayer(*pair) for pair in pairwise((self.inputs, *self.widths, self.classes))]
-        return GraphNetwork(layers, nn.ReLU, self.dropout, self.input_dropout)
+    layer = SAGELayer
 
 
 @spec
-class GIN(Network):
+class GIN(_OverNodes):
     """Graph isomorphism layers (Xu et al. 2019): sums over neighbours, two linear layers with a batch norm each."""
 
-    inputs: Width
-    """numbers a node"""
-    classes: Width
-    """outputs"""
-    widths: Widths = (64,)
-    """of the hidden layers"""
-    dropout: Share = 0.5
-    """of hidden features"""
     input_dropout: Share = 0.0
     """of the node features"""
 
-    def build(self) -> nn.Module:
-        """A fresh network."""
-        layers = [GINLayer(*pair) for pair in pairwise((self.inputs, *self.widths, self.classes))]
-        return GraphNetwork(layers, nn.ReLU, self.dropout, self.input_dropout)
+    layer = GINLayer
 
 
 @spec
-class NodeMLP(Network):
+class NodeMLP(_OverNodes):
     """Linear layers with ReLU, each node by its own features: a student that needs no graph when it is used."""
 
-    inputs: Width
-    """numbers a node"""
-    classes: Width
-    """outputs"""
-    widths: Widths = (64,)
-    """of the hidden layers"""
     norm: bool = False
     """batch norm before every ReLU"""
-    dropout: Share = 0.5
-    """of hidden features"""
-    input_dropout: Share = 0.5
-    """of the node features"""
 
     def build(self) -> nn.Module:
         """A fresh network."""
