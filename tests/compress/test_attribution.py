@@ -152,14 +152,14 @@ def test_large_embeddings_lie_in_a_file(probe: Probe, monkeypatch: pytest.Monkey
 
 
 def test_the_network_stays_as_it_was(
-    probe: Probe, untouched: Callable[[nn.Module], Callable[[], None]]
+    probe: Probe, fingerprint: Callable[[nn.Module], dict[str, Any]]
 ) -> None:
     network = digits().train()
-    again = untouched(network)
+    before = fingerprint(network)
     state = torch.get_rng_state()
     attribution_maps(network, probe, ["conv1", "bn3"])
     embeddings(network, probe.images)
-    again()
+    assert fingerprint(network) == before
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -179,14 +179,12 @@ class Stops(nn.Module):
         return self.last(x.flatten(1))
 
 
-def test_no_hook_outlives_an_error(
-    probe: Probe, untouched: Callable[[nn.Module], Callable[[], None]]
-) -> None:
+def test_no_hook_outlives_an_error(probe: Probe, fingerprint: Callable[[nn.Module], dict[str, Any]]) -> None:
     network = Stops().double()
-    again = untouched(network)
+    before = fingerprint(network)
     with pytest.raises(KeyError, match="of the network's own"):
         attribution_maps(network, probe, [EMBEDDING, "first"])
-    again()
+    assert fingerprint(network) == before
 
 
 class NoGrad(nn.Module):

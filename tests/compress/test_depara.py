@@ -386,11 +386,10 @@ def test_a_segmentation_is_not_scored_by_labels() -> None:
 
 
 def test_teachers_stay_as_they_were(
-    room: tuple[Teacher, ...], untouched: Callable[[nn.Module], Callable[[], None]]
+    room: tuple[Teacher, ...], fingerprint: Callable[[nn.Module], dict[str, Any]]
 ) -> None:
-    looks = [untouched(teacher.module) for teacher in room]
+    before = [fingerprint(teacher.module) for teacher in room]
     state = DEPARA(target="target", probe=30, resamples=3)(State(room), bench())
     SelectLayer(probe=30, resamples=3)(state, bench())
     Rank(by="log_me", resamples=2)(State(room), bench())
-    for look in looks:
-        look()
+    assert [fingerprint(teacher.module) for teacher in room] == before

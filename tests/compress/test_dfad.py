@@ -113,17 +113,19 @@ def test_one_player_goes_up_the_other_down(teacher: Teacher) -> None:
     assert gap() < start
 
 
-def test_gradients_stay_where_they_belong(teacher: Teacher, untouched: Callable[[nn.Module], Any]) -> None:
+def test_gradients_stay_where_they_belong(
+    teacher: Teacher, fingerprint: Callable[[nn.Module], dict[str, Any]]
+) -> None:
     game = game_of(teacher)
-    same = untouched(teacher.module)
+    intact = fingerprint(teacher.module)
     before = copy.deepcopy(game.student.state_dict())
     game.seek()
-    same()
+    assert fingerprint(teacher.module) == intact
     assert all(p.grad is None and p.requires_grad for p in game.student.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in game.student.state_dict().items())
     frozen = copy.deepcopy(game.generator.state_dict())
     game.teach()
-    same()
+    assert fingerprint(teacher.module) == intact
     drawn = {
         n: t for n, t in game.generator.state_dict().items() if "running" not in n and "tracked" not in n
     }
@@ -392,11 +394,12 @@ def test_what_cannot_be_rescued_is_told(teacher: Teacher) -> None:
         play(DFAD(**{**QUICK, "lr": 1e30, "rounds": 40, "preset": "official"}), teacher)
 
 
-def test_the_teacher_stays_to_the_bit(teacher: Teacher, untouched: Callable[[nn.Module], Any]) -> None:
-    same, before = untouched(teacher.module), copy.deepcopy(teacher.module.state_dict())
+def test_the_teacher_stays_to_the_bit(
+    teacher: Teacher, fingerprint: Callable[[nn.Module], dict[str, Any]]
+) -> None:
+    before = fingerprint(teacher.module)
     play(DFAD(**QUICK, batch_norm=1.0, one_hot=0.1, balance=1.0, warmup=1), teacher)
-    same()  # modes, flags and hooks, too
-    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.module.state_dict().items())
+    assert fingerprint(teacher.module) == before
 
 
 # -- being stopped ------------------------------------------------------------------------------------------
