@@ -11,12 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compress.attribution import EMBEDDING, embeddings
 from compress.probe import Preprocess, Probe
-from compress.session import Session
+from recipes.benchmarks.taught import taught
 from recipes.page import read
 from reports.evaluate import ValScore, evaluate
 from teachers.task import Split, Splits, Task
@@ -111,26 +110,11 @@ class Zoo:
         assert checkpoint.train is not None
         splits = self.open(checkpoint.task)
         path = self.work / f"{checkpoint.name}-e{checkpoint.train.epochs}-s{self.seed}.safetensors"
-        torch.manual_seed(self.seed)
-        network = checkpoint.network.build()
-        if path.exists():
-            network.load_state_dict(load_file(path))
-        else:
-            bench = Session(splits=splits)
-            checkpoint.train(
-                network,
-                splits,
-                device=bench.device,
-                autocast=bench.autocast,
-                epochs=bench.epochs,
-                log=bench.log,
-            )
-            self.work.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-        teacher = checkpoint.teacher(network)
-        task = checkpoint.task
+        teacher, task = taught(checkpoint, path, splits), checkpoint.task
         batches = splits.batches(Split.VAL, torch.device("cpu"))
-        return Source(teacher, evaluate(network, batches, task.predict, task.score, kind=ValScore).value)
+        return Source(
+            teacher, evaluate(teacher.module, batches, task.predict, task.score, kind=ValScore).value
+        )
 
     def target(self, name: str) -> Target:
         """One of the tasks, by the name of its network."""

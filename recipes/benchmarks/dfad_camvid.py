@@ -99,7 +99,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     splits = TASK.open(arguments.data)
-    teacher = taught(TEACHER, arguments.work, splits, "bf16")
+    teacher = taught(TEACHER, arguments.work / f"{TEACHER.name}.safetensors", splits, "bf16")
     play = replace(FREE, **fields_of(arguments.fields))
     for way in arguments.ways:
         for seed in arguments.seeds:

@@ -101,7 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     splits = TASK.open(arguments.data)
-    teacher = taught(TEACHER, arguments.work, splits)
+    teacher = taught(TEACHER, arguments.work / f"{TEACHER.name}.safetensors", splits)
     fields = fields_of(arguments.fields)
     for preset in arguments.presets:
         stage = replace(STAGES[preset], **fields)

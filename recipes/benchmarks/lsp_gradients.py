@@ -21,7 +21,7 @@ from compress.neighbours import Neighbours
 from compress.noted import Noted, default_pairs
 from compress.session import Session
 from compress.stage import State
-from recipes.benchmarks.lsp_nodes import TASKS, stage, students, taught
+from recipes.benchmarks.lsp_nodes import TASKS, stage, students, teacher_of
 from recipes.benchmarks.rows import machine, markdown
 from teachers.task import Split, Splits
 from teachers.teacher import Teacher
@@ -68,7 +68,7 @@ def main() -> None:
     for name in arguments.tasks:
         task = TASKS[name]
         splits = task.open(arguments.data)
-        teacher = taught(name, task, splits, 0, arguments.work, arguments.epochs)
+        teacher = teacher_of(name, task, splits, 0, arguments.work, arguments.epochs)
         more = {} if arguments.epochs is None else {"epochs": arguments.epochs}
         torch.manual_seed(0)
         made = stage("labels", "gat", students(name, task)["gat"], name, **more)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from scipy.stats import t as student_t
 from torch import nn
 
@@ -32,6 +31,7 @@ from compress.session import Session
 from compress.stage import State
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.rows import Rows, machine, markdown, spread
+from recipes.benchmarks.taught import taught
 from reports.evaluate import TestScore, evaluate
 from students.files import write_text
 from teachers.networks import DGCNN, GAT, GCN, GraphSAGE, NodeMLP
@@ -107,23 +107,15 @@ def stage(method: str, student: str, network: Network, task: str, **more: Any) -
     return replace(found, student=network, **more)
 
 
-def taught(
+def teacher_of(
     name: str, task: Graphs, splits: Splits, seed: int, folder: Path, epochs: int | None = None
 ) -> Teacher:
     """The teacher of a seed, from `folder` or trained."""
-    network = teacher_network(name, task)
     train = replace(TRAIN, seed=seed, epochs=TRAIN.epochs if epochs is None else epochs)
-    path = folder / f"{name}-{seed}.safetensors"
-    torch.manual_seed(seed)
-    module = network.build()
-    if path.exists():
-        module.load_state_dict(load_file(path))
-    else:
-        bench = Session(splits=splits)
-        train(module, splits, device=CPU, autocast=bench.autocast, epochs=bench.epochs, log=bench.log)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(module.state_dict(), path)
-    return Checkpoint(name=f"{name}-{seed}", network=network, task=task, train=train).teacher(module)
+    checkpoint = Checkpoint(
+        name=f"{name}-{seed}", network=teacher_network(name, task), task=task, train=train
+    )
+    return taught(checkpoint, folder / f"{name}-{seed}.safetensors", splits)
 
 
 def tested(network: nn.Module, task: Task, splits: Splits) -> float:
@@ -230,7 +222,7 @@ def main() -> None:
                     key = {"task": name, "student": student, "method": method, "seed": seed}
                     if student not in arguments.students or rows.has(**key):
                         continue
-                    teacher = taught(name, task, splits, seed, arguments.work, arguments.epochs)
+                    teacher = teacher_of(name, task, splits, seed, arguments.work, arguments.epochs)
                     row = run(stage(method, student, network, name, **more), teacher, task, splits, seed)
                     rows.add({**key, **row})
                     write_text(arguments.results / "lsp-nodes-rows.md", table(rows))

@@ -13,19 +13,18 @@ from teachers.task import Splits
 from teachers.teacher import Checkpoint, Teacher
 
 
-def taught(checkpoint: Checkpoint, folder: Path, splits: Splits, precision: Precision = "fp32") -> Teacher:
-    """The teacher of a checkpoint that has no file: `folder` keeps its weights, by its name."""
-    path = folder / f"{checkpoint.name}.safetensors"
-    torch.manual_seed(0)
+def taught(checkpoint: Checkpoint, path: Path, splits: Splits, precision: Precision = "fp32") -> Teacher:
+    """The teacher of a checkpoint that has no file, from its training's seed on: weights are kept at `path`."""
+    assert checkpoint.train is not None
+    torch.manual_seed(checkpoint.train.seed)
     network = checkpoint.network.build()
     if path.exists():
         network.load_state_dict(load_file(path))
         return checkpoint.teacher(place(network, "cpu"))
-    assert checkpoint.train is not None
     bench = Session(splits=splits, precision=precision)
     checkpoint.train(
         network, splits, device=bench.device, autocast=bench.autocast, epochs=bench.epochs, log=bench.log
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
     return checkpoint.teacher(network)
