@@ -39,12 +39,10 @@ def fits(teacher: Teacher, student: nn.Module, signature: Signature) -> torch.Si
 
 def answers_for(teacher: Teacher, signature: Signature) -> None:
     """Raises ValueError where a teacher's answers are to another question than the task's."""
-    theirs = teacher.signature
-    if theirs.inputs != signature.inputs or theirs.classes != signature.classes:
+    if other := teacher.signature.unlike(signature):
         raise ValueError(
-            f"teacher {teacher.name!r} takes {theirs.inputs} and answers with {theirs.classes} classes, the task has "
-            f"{signature.inputs} and {signature.classes}: its answers teach nothing about it. Set soft_targets to 0, "
-            "and labels above 0"
+            f"teacher {teacher.name!r} {other}: its answers teach nothing about it. Set soft_targets to 0, and labels "
+            "above 0"
         )
 
 

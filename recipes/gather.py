@@ -138,12 +138,8 @@ def admit(name: str, task: Task, score: ValScore) -> None:
 
 def of_one_kind(recipe: Recipe, teachers: tuple[Teacher, ...]) -> None:
     """Raises ValueError where a recipe with one teacher asks it about a task of another shape."""
-    wanted = recipe.task.signature()
     for teacher in teachers if len(teachers) == 1 else ():
-        given = teacher.signature
-        if given.inputs != wanted.inputs or given.classes != wanted.classes:
+        if other := teacher.signature.unlike(recipe.task.signature()):
             raise ValueError(
-                f"teacher {teacher.name!r} takes {given.inputs} and gives {given.classes} classes, but the "
-                f"task takes {wanted.inputs} and has {wanted.classes}: name the task it was trained on, "
-                "or another teacher"
+                f"teacher {teacher.name!r} {other}: name the task it was trained on, or another teacher"
             )

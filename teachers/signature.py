@@ -40,6 +40,15 @@ class Signature:
         """How many labels there are."""
         return len(self.labels)
 
+    def unlike(self, task: Signature) -> str | None:
+        """What of this a task does not have, in words; None where inputs and classes are the same."""
+        if self.inputs == task.inputs and self.classes == task.classes:
+            return None
+        return (
+            f"takes {self.inputs} and answers with {self.classes} classes, the task has {task.inputs} and "
+            f"{task.classes}"
+        )
+
     def example(self, batch: int = 2, *, seed: int = 0) -> tuple[Tensor, ...]:
         """Random inputs, standard normal, of shape (batch, *shape) each: for tracing and trying out.
 
