@@ -11,19 +11,19 @@ import torch
 
 from compress import DEPARA, GAL, Finetune, Prune, Rank, SelectLayer
 from compress.stage import Stage
-from recipes import folders, measure
+from recipes import folders
 from recipes.__main__ import main
 from recipes.page import write
 from recipes.plan import plan
 from recipes.ranking import rank
 from recipes.recipe import Recipe, Workshop
 from recipes.run import Quiet, run
-from students import compact
-from students.files import write_json
 from teachers.networks import Autoencoder, Blocks
 from teachers.tasks import Digits, Few, Grouped, Levels, Shuffled
 from teachers.teacher import Checkpoint
 from teachers.train import Train
+
+pytestmark = pytest.mark.usefixtures("unpacked")
 
 DIGITS = Digits(val=0.3, batch=32)
 TASK = Few(of=Grouped(of=DIGITS, groups={"seven": ("7",), "eight": ("8",), "nine": ("9",)}), per_class=40)
@@ -82,21 +82,6 @@ class Interrupt(Quiet):
         self.left -= self.on
         if self.left == 0:
             raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """Every teacher is trained once."""
-    return Workshop(runs=tmp_path_factory.mktemp("runs"), device="cpu", tracking="off")
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    def save(student: Any, folder: Path, signature: Any, *, card: Any, **_: Any) -> None:
-        write_json(folder / "card.json", card)
-
-    monkeypatch.setattr(compact, "save", save)
-    monkeypatch.setattr(measure, "SECONDS", 0.01)
 
 
 def test_rank_tells_and_makes_no_student(bench: Workshop) -> None:

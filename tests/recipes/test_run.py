@@ -13,19 +13,20 @@ from torch import nn
 from compress import DFAD, Generate, Prune, Recalibrate
 from compress.session import Diverged, Sees, Session
 from compress.stage import Ranking, Stage, State
-from recipes import folders, measure
+from recipes import folders
 from recipes.gather import trained_folder
 from recipes.plan import plan
 from recipes.recipe import Recipe, Workshop
 from recipes.run import Quiet, run
 from reports.record import Record
 from students import compact
-from students.files import write_json
 from teachers.networks import DigitsCNN, Own
 from teachers.spec import Field, spec
 from teachers.tasks import Toy, Unseen
 from teachers.teacher import Checkpoint
 from teachers.train import Train
+
+pytestmark = pytest.mark.usefixtures("unpacked")
 
 TASK = Toy(samples=120, batch=32)
 TEACHER = Checkpoint(
@@ -127,23 +128,6 @@ class Interrupt(Quiet):
     def note(self, text: str) -> None:
         """Keep it."""
         self.notes.append(text)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """A workshop in which the teacher has been trained once."""
-    return Workshop(runs=tmp_path_factory.mktemp("runs"), device="cpu", tracking="off")
-
-
-@pytest.fixture(autouse=True)
-def _unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the compact student to its own tests (proving one takes seconds), and time in a hurry."""
-
-    def save(student: Any, folder: Path, signature: Any, *, card: Any, **_: Any) -> None:
-        write_json(folder / "card.json", card)
-
-    monkeypatch.setattr(compact, "save", save)
-    monkeypatch.setattr(measure, "SECONDS", 0.01)
 
 
 def recipe(*stages: Stage, name: str = "toy", **more: Any) -> Recipe:
