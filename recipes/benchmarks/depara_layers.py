@@ -10,10 +10,8 @@ reports/results/depara-layers.jsonl, those that are there are passed over; depar
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,7 @@ from compress.probe import Preprocess
 from compress.session import Sees, Session
 from compress.stage import State
 from compress.transplant import transplant
-from recipes.benchmarks.depara_zoo import Source, Target, Zoo
+from recipes.benchmarks.depara_zoo import Source, Target, Zoo, parser
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.rows import Rows, machine, markdown
 from students.files import write_text
@@ -144,21 +142,13 @@ def table() -> str:
 
 def main() -> None:
     """Measure what is asked for and not there yet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar10/ and MNIST/")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the networks")
-    parser.add_argument("--labels", type=int, nargs="+", default=[10, 20, 50], help="a class")
-    parser.add_argument("--draws", type=int, default=3, help="of labels and probes")
-    parser.add_argument("--probe", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=40, help="of training what is above")
-    parser.add_argument(
-        "--teaching", type=int, default=10, help="epochs that the sources and the target are taught"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--labels", type=int, nargs="+", default=[10, 20, 50], help="a class")
+    options.add_argument("--draws", type=int, default=3, help="of labels and probes")
+    options.add_argument("--probe", type=int, default=200)
+    options.add_argument("--epochs", type=int, default=40, help="of training what is above")
+    options.set_defaults(teaching=10)
+    arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     for seed in arguments.seeds:
         zoo = Zoo(arguments.data, arguments.work, seed, arguments.teaching)

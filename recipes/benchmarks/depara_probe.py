@@ -8,10 +8,8 @@ Rows go to reports/results/depara-probe.jsonl, those that are there are passed o
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,7 @@ from compress import transfer_scores
 from compress.attribution_graph import attribution_graphs, edge_similarity, node_cosines
 from compress.probe import Preprocess
 from recipes.benchmarks.agreement import mean_and_error
-from recipes.benchmarks.depara_zoo import Zoo
+from recipes.benchmarks.depara_zoo import Zoo, parser
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.rows import Rows, machine, markdown
 from students.files import write_text
@@ -86,18 +84,11 @@ def table() -> str:
 
 def main() -> None:
     """Measure what is asked for and not there yet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar10/ and MNIST/")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the networks")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[50, 100, 200, 500])
-    parser.add_argument("--targets", nargs="+", help="names of the page's networks (its first eight)")
-    parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--teaching", type=int, help="epochs that the zoo's networks are taught (the page's)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--sizes", type=int, nargs="+", default=[50, 100, 200, 500])
+    options.add_argument("--targets", nargs="+", help="names of the page's networks (its first eight)")
+    options.add_argument("--draws", type=int, default=5)
+    arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     for seed in arguments.seeds:
         zoo = Zoo(arguments.data, arguments.work, seed, arguments.teaching)

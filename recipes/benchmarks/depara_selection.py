@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from compress.session import Sees, Session
 from compress.stage import State
 from compress.transplant import transplant
 from recipes.benchmarks.agreement import agreement, mean_and_error, paired, ranks_of
-from recipes.benchmarks.depara_zoo import AUTOENCODER, UNTAUGHT, Source, Target, Zoo
+from recipes.benchmarks.depara_zoo import AUTOENCODER, UNTAUGHT, Source, Target, Zoo, parser
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.rows import Rows, machine, markdown
 from students.files import write_text
@@ -312,22 +311,16 @@ def _pairs(flat: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterator[tuple[
 
 def main() -> None:
     """Measure what is asked for and not there yet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar10/ and MNIST/")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the networks")
-    parser.add_argument("--truth", choices=tuple(TRUTHS), default="frozen")
-    parser.add_argument("--targets", nargs="+", help="names of the page's networks (its first eight)")
-    parser.add_argument("--labels", type=int, default=20, help="a class")
-    parser.add_argument("--draws", type=int, default=3, help="of labels and probes")
-    parser.add_argument("--probe", type=int, default=200)
-    parser.add_argument("--embedding", choices=("pooled", "encoder"), default="pooled")
-    parser.add_argument("--epochs", type=int, default=60, help="of training on a few labels")
-    parser.add_argument("--teaching", type=int, help="epochs that the zoo's networks are taught (the page's)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--truth", choices=tuple(TRUTHS), default="frozen")
+    options.add_argument("--targets", nargs="+", help="names of the page's networks (its first eight)")
+    options.add_argument("--labels", type=int, default=20, help="a class")
+    options.add_argument("--draws", type=int, default=3, help="of labels and probes")
+    options.add_argument("--probe", type=int, default=200)
+    options.add_argument("--embedding", choices=("pooled", "encoder"), default="pooled")
+    options.add_argument("--epochs", type=int, default=60, help="of training on a few labels")
+    options.set_defaults(seeds=[0, 1, 2])
+    arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     for seed in arguments.seeds:
         measure(Zoo(arguments.data, arguments.work, seed, arguments.teaching), arguments)

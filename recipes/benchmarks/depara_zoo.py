@@ -5,6 +5,7 @@ What the benchmarks depara_selection and depara_probe share. Networks are taught
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,6 +40,17 @@ def checkpoints(seed: int, epochs: int | None = None) -> dict[str, Checkpoint]:
             train = replace(train, epochs=epochs, warmup=min(train.warmup, epochs / 2))
         found[checkpoint.name] = replace(checkpoint, train=train)
     return found
+
+
+def parser(said: str | None) -> argparse.ArgumentParser:
+    """What every benchmark of the zoo is asked with."""
+    made = argparse.ArgumentParser(description=said, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", type=Path, required=True, help="folder that holds cifar10/ and MNIST/")
+    made.add_argument("--work", type=Path, required=True, help="folder for the networks")
+    made.add_argument("--teaching", type=int, help="epochs that networks are taught (default: the page's)")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--threads", type=int, default=1)
+    return made
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ class Shuffled(Derived):
 
 
 @spec
-class Levels(Task):
+class Levels(Labelled):
     """Every pixel's brightness, in steps that are alike often over train: what an autoencoder gives back.
 
     Judged by the share of pixels in their right step. The old labels are gone.
@@ -265,10 +265,15 @@ class Levels(Task):
         assert isinstance(self.of, Images | Derived)
         return self.of if isinstance(self.of, Images) else self.of.root
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The steps, from dark to bright."""
+        return tuple(f"level {place}" for place in range(self.levels))
+
     def signature(self) -> Signature:
         """One image in, one number per step and pixel out."""
         of = self.of.signature()
-        return Signature(of.inputs, tuple(f"level {place}" for place in range(self.levels)), of.mean, of.std)
+        return Signature(of.inputs, self.labels, of.mean, of.std)
 
     def open(self, folder: Path | None) -> Splits:
         """Read everything into memory, measure the steps on train, and hold val out of it."""
@@ -292,19 +297,6 @@ class Levels(Task):
             },
             mean=signature.mean, std=signature.std, batch=self.root.batch, evaluation=self.root.evaluation,
         )  # fmt: skip
-
-    def predict(self, outputs: Tensor) -> Tensor:
-        """The step with the largest output: (n, levels, h, w) -> (n, h, w)."""
-        return outputs.argmax(dim=1)
-
-    def score(self, predictions: Tensor, targets: Tensor) -> float:
-        """The share of pixels in their right step."""
-        return float((predictions == targets).double().mean())
-
-    @property
-    def chance(self) -> float:
-        """One out of the number of steps."""
-        return 1 / self.levels
 
 
 def _even(count: int, classes: int, seed: int) -> Tensor:
