@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -181,7 +182,7 @@ def log_structure(scores: Tensor, near: Neighbours) -> Tensor:
     most = scores.new_full((near.nodes,), -torch.inf)
     most = most.scatter_reduce(0, near.centre, scores.detach(), "amax", include_self=True)
     lowered = scores - most.index_select(0, near.centre)
-    total = scores.new_zeros(near.nodes).index_add(0, near.centre, lowered.exp())
+    total = scores.new_zeros(near.nodes).index_add(0, near.centre, _shares(lowered))
     return lowered - total.log().index_select(0, near.centre)
 
 
@@ -232,7 +233,7 @@ def local_structure(
             )
         wanted = log_structure(teacher, near)
     q, p = (given, wanted) if direction == "student_teacher" else (wanted, given)
-    divergence = q.exp() * (q - p)
+    divergence = _shares(q) * (q - p)
     if centres is not None:
         divergence = divergence * centres[near.centre]
     total = divergence.sum()
@@ -246,6 +247,13 @@ def local_structure(
         full = near.degree > 0
         count = int((full if centres is None else full & centres).sum())
     return total / max(count, 1)
+
+
+def _shares(log: Tensor) -> Tensor:
+    # Shares below 1e-32 (in fp32) count as 0: too small for full precision, they would make every product with them
+    # take a hundred times as long.
+    least = math.log(torch.finfo(log.dtype).tiny * 2**20)
+    return log.clamp_min(least).exp().masked_fill(log.detach() < least, 0.0)
 
 
 def _sound(features: Tensor, whose: str) -> Tensor:
