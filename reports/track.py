@@ -1,25 +1,24 @@
 """What a run leaves behind: a Record after every stage, and a tracker that is told as it goes.
 
-This is the one file that imports mlflow, and only once an `MLflow` tracker has something to say.
+mlflow is imported in `reports.store` alone, and only once an `MLflow` tracker has something to say.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from reports.deliver import Courier
-from reports.mirror import Event, Mirror, Told
+from reports.mirror import Event, Mirror
 from reports.record import Record
+from reports.store import Store
 
 __all__ = ["MLflow", "Record", "Role", "Silent", "Status", "Tracker", "flatten", "tracker"]
 
@@ -171,7 +170,7 @@ class MLflow:
         self.uri = uri
         self._mirror = Mirror(folder)
         self._courier = Courier(
-            self._mirror, _Store(uri, experiment, timeout, self._mirror), warn or _say, every
+            self._mirror, Store(uri, experiment, timeout, self._mirror), warn or _say, every
         )
 
     @property
@@ -264,202 +263,6 @@ class MLflow:
     def _once(self, event: Event) -> None:
         if not self._mirror.has(event):
             self._write(event)
-
-
-class _Store:
-    """The store's side: turns events into calls of MlflowClient. Used by the courier's thread alone.
-
-    Every call may be made twice: points are keyed by time and step, and runs and models carry a tag by which
-    they are found again where an answer was lost on its way.
-    """
-
-    refusals: tuple[str, ...] = (
-        "BAD_REQUEST",
-        "ENDPOINT_NOT_FOUND",
-        "INVALID_PARAMETER_VALUE",
-        "INVALID_STATE",
-        "NOT_IMPLEMENTED",
-        "RESOURCE_ALREADY_EXISTS",
-        "RESOURCE_DOES_NOT_EXIST",
-    )
-
-    def __init__(self, uri: str, experiment: str, timeout: float, mirror: Mirror) -> None:
-        self.uri = uri
-        self.told = mirror.told(uri)
-        self.doubt = 0  # events before this one may have been carried out though no answer came
-        self._experiment = experiment
-        self._timeout = timeout
-        self._mirror = mirror
-        self._client: Any = None
-        self._entities: Any = None
-
-    def refused(self, problem: Exception) -> bool:
-        """Whether the store understood and said no: trying again would not help."""
-        code = getattr(problem, "error_code", None)
-        return code in self.refusals or isinstance(problem, KeyError | FileNotFoundError)
-
-    def save(self) -> None:
-        """Keep the ids and the count on disk."""
-        self._mirror.save(self.uri, self.told)
-
-    @contextmanager
-    def calls(self) -> Iterator[None]:
-        """A connection with short patience. The variables are set for the time of our calls only."""
-        ours = {
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(self._timeout)),
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-            "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        added = {name: value for name, value in ours.items() if name not in os.environ}
-        os.environ.update(added)
-        try:
-            if self._client is None:
-                self._connect()
-            yield
-        finally:
-            for name in added:
-                os.environ.pop(name, None)
-
-    def _connect(self) -> None:
-        import logging
-
-        import mlflow.entities
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-
-        # They tell at length how a new database is made, and what goes wrong comes as an exception besides.
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
-        artifacts = None
-        if self.uri.startswith("sqlite:///"):
-            database = Path(self.uri.removeprefix("sqlite:///")).resolve()
-            database.parent.mkdir(parents=True, exist_ok=True)
-            # Otherwise mlflow would make a folder wherever the process happens to stand.
-            artifacts = (database.parent / f"{database.stem}-artifacts" / self._experiment).as_uri()
-        client = MlflowClient(tracking_uri=self.uri)
-        found = client.get_experiment_by_name(self._experiment)
-        if found is not None and found.lifecycle_stage != "active":
-            raise RuntimeError(f"its experiment '{self._experiment}' was deleted there: restore or purge it")
-        number = found.experiment_id if found else client.create_experiment(self._experiment, artifacts)
-        try:
-            for run in list(self.told.runs.values())[:1]:
-                client.get_run(run)
-        except MlflowException as problem:
-            if problem.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            self.told = Told()  # the store was emptied: everything is told anew
-        self.told.experiment = number
-        self._client, self._entities = client, mlflow.entities
-
-    def carry_out(self, events: list[Event]) -> None:
-        """One event, or several metrics events of one run, in order."""
-        first = events[0]
-        if first["do"] == "metrics":
-            self._metrics(first["run"], events)
-        else:
-            getattr(self, f"_{first['do']}")(first)
-
-    def _doubtful(self) -> bool:
-        return self.told.events < self.doubt
-
-    def _id(self, run: str) -> str:
-        return self.told.runs[run]
-
-    def _begin(self, event: Event) -> None:
-        key = f"{self._mirror.key}/{event['run']}"
-        run = self.told.runs.get(event["run"])
-        if run is None and self._doubtful():
-            found = self._client.search_runs(
-                [self.told.experiment], f"tags.decoct_key = '{key}'", max_results=1
-            )
-            run = found[0].info.run_id if found else None
-        if run is None:
-            parent = {"mlflow.parentRunId": self._id(event["parent"])} if event["parent"] else {}
-            made = self._client.create_run(
-                self.told.experiment,
-                start_time=event["at"],
-                run_name=event["name"],
-                tags={"decoct_key": key, **parent, **event["tags"]},
-            )
-            run = made.info.run_id
-        self.told.runs[event["run"]] = run
-        params = [self._entities.Param(name, value) for name, value in event["params"].items()]
-        for start in range(0, len(params), 100):
-            self._client.log_batch(run, params=params[start : start + 100])
-
-    def _resume(self, event: Event) -> None:
-        self._client.update_run(self._id(event["run"]), status="RUNNING")
-
-    def _end(self, event: Event) -> None:
-        self._client.set_terminated(self._id(event["run"]), event["status"], end_time=event["at"])
-
-    def _metrics(self, key: str, events: list[Event]) -> None:
-        run = self._id(key)
-        points = [
-            self._entities.Metric(
-                name,
-                value,
-                event["at"],
-                event["step"],
-                model_id=self.told.models[f"{key}/{event['model']}"] if event["model"] else None,
-            )
-            for event in events
-            for name, value in event["values"].items()
-        ]
-        if self._doubtful():  # not every store leaves out a point it already has
-            known = {
-                (name, point.timestamp, point.step)
-                for name in {point.key for point in points}
-                for point in self._client.get_metric_history(run, name)
-            }
-            points = [point for point in points if (point.key, point.timestamp, point.step) not in known]
-        for start in range(0, len(points), 1000):
-            self._client.log_batch(run, metrics=points[start : start + 1000])
-
-    def _artifact(self, event: Event) -> None:
-        path = Path(event["path"])
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is gone")
-        send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        send(self._id(event["run"]), str(path), event["folder"] or None)
-
-    def _text(self, event: Event) -> None:
-        self._client.log_text(self._id(event["run"]), event["text"], event["name"])
-
-    def _model(self, event: Event) -> None:
-        run, name = self._id(event["run"]), f"{event['run']}/{event['name']}"
-        key, made = f"{self._mirror.key}/{name}", event["role"] == "output"
-        model = self.told.models.get(name)
-        if model is None and self._doubtful():
-            found = self._client.search_logged_models([self.told.experiment], f"tags.decoct_key = '{key}'")
-            model = found[0].model_id if found else None
-        if model is None and not made:
-            # Two runs may take one and the same model.
-            model = next(
-                (id for name, id in self.told.models.items() if name.endswith(f"/{event['name']}")), None
-            )
-        if model is None:
-            plain = "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in event["name"])
-            model = self._client.create_logged_model(
-                self.told.experiment,
-                name=plain,
-                source_run_id=run if made else None,
-                tags={"decoct_key": key},
-                params=event["params"],
-                model_type="student" if made else "teacher",
-            ).model_id
-        self.told.models[name] = model
-        if event["path"] and Path(event["path"]).exists():
-            self._client.log_model_artifacts(model, event["path"])
-        self._client.finalize_logged_model(model, "READY")
-        entities, now = self._entities, self._client.get_run(run)
-        if made and model not in {out.model_id for out in now.outputs.model_outputs}:
-            self._client.log_outputs(run, [entities.LoggedModelOutput(model, event["step"])])
-        if not made and model not in {taken.model_id for taken in now.inputs.model_inputs}:
-            self._client.log_inputs(run, models=[entities.LoggedModelInput(model)])
 
 
 def _say(line: str) -> None:
