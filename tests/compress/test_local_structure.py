@@ -1,7 +1,7 @@
 """Local structure against a loop over nodes, what leaves it as it is, its gradients, and what it refuses."""
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -235,6 +235,22 @@ def test_scores_of_hundreds_stay_numbers() -> None:
         assert features.grad.isfinite().all()
         exact = local_structure(student.double(), teacher.double(), edges, kernel=KERNELS[name])
         assert loss.item() == pytest.approx(exact.item(), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["teacher_student", "student_teacher"])
+def test_neighbours_too_far_to_count_leave_nothing(direction: Any) -> None:
+    """Two at distances whose shares are 1 and e^-90: less than full precision holds, and exactly no divergence."""
+    edges = torch.tensor([[0, 1], [2, 2]])
+    student = torch.tensor([[0.0], [10.0], [0.5]], requires_grad=True)
+    teacher = torch.tensor([[0.0], [30.0], [0.1]])
+    kernel = Kernel(measure="squared_l2", sign=-1)
+    shares = log_structure(kernel.scores(student.detach(), Neighbours.of(edges, 3)), Neighbours.of(edges, 3))
+    assert shares.tolist() == pytest.approx([0, 0.5**2 - 9.5**2])
+    loss = local_structure(student, teacher, edges, kernel=kernel, direction=direction)
+    loss.backward()
+    assert loss.item() == 0
+    assert student.grad is not None
+    assert student.grad.tolist() == [[0], [0], [0]]
 
 
 def test_shares_around_a_node_sum_to_one() -> None:
