@@ -39,15 +39,20 @@ def candidates(
     return others, next((teacher for teacher in known if teacher.name == target), None)
 
 
-def layers_of(teachers: Sequence[Teacher], embeddings: Mapping[str, str], stage: str) -> dict[str, str]:
-    """The layer of each teacher that gives its embedding. Raises ValueError for a name that none has."""
+def layers_of(
+    teachers: Sequence[Teacher], embeddings: Mapping[str, str], stage: str, layer: str = EMBEDDING
+) -> dict[str, str]:
+    """The layer of each teacher that gives its embedding, `layer` where none is named for it.
+
+    Raises ValueError for a name that no teacher has.
+    """
     names = [teacher.name for teacher in teachers]
     for name in embeddings:
         if name not in names:
             raise ValueError(
                 f"{stage}'s embeddings name the teacher {name!r}, who is not there{did_you_mean(name, names)}"
             )
-    return {name: embeddings.get(name, EMBEDDING) for name in names}
+    return {name: embeddings.get(name, layer) for name in names}
 
 
 def narrowed(state: State, ranking: Ranking, keep: int, target: Teacher | None) -> State:

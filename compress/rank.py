@@ -24,15 +24,18 @@ from teachers.teacher import Teacher
 
 OfAnswers = Literal["nce", "leep"]
 OfFeatures = Literal["n_leep", "log_me", "h_score", "trans_rate", "parc", "knn_accuracy", "logistic_accuracy"]
-OfTwo = Literal["rsa", "dds", "cka"]
+OfTwo = Literal["rsa", "dds", "cka", "standardised_cka"]
+OfTarget = Literal["predictability"]
 _ANSWERS, _TWO = get_args(OfAnswers), get_args(OfTwo)
+_FREE = (*_TWO, *get_args(OfTarget))
 
 
 class LabelsIfNeeded:
-    """What the stage sees: on the class, and on one whose score needs labels, labels; else inputs."""
+    """What the stage sees: on the class, and on one whose score needs the task's labels, labels; else inputs."""
 
     def __get__(self, stage: Any, owner: type | None = None) -> Sees:
-        return Sees.INPUTS if stage is not None and stage.by in _TWO else Sees.LABELS
+        free = stage is not None and (stage.by in _FREE or stage.labels == "target")
+        return Sees.INPUTS if free else Sees.LABELS
 
 
 @spec
@@ -40,16 +43,19 @@ class Rank(Stage):
     """Keep the teachers that score highest by one of the functions of `compress.transfer_scores`.
 
     Three kinds: "nce" and "leep" take a classifier's answers and labels; "n_leep", "log_me", "h_score", "trans_rate",
-    "parc", "knn_accuracy" and "logistic_accuracy" take embeddings and labels; "rsa", "dds" and "cka" take embeddings
-    and those of a network for the task at hand (`target`), and no labels: then the stage sees inputs only.
+    "parc", "knn_accuracy" and "logistic_accuracy" take embeddings and labels; "rsa", "dds", "cka" and
+    "standardised_cka" take embeddings and those of a network for the task at hand (`target`), "predictability"
+    embeddings and that network's answers. Where no label is needed the stage sees inputs only.
 
     Takes several teachers, leaves a ranking and the best `keep`. Makes no student. Sources: at each function.
     """
 
-    by: OfAnswers | OfFeatures | OfTwo
+    by: OfAnswers | OfFeatures | OfTwo | OfTarget
     """the score"""
     target: str | None = None
-    """the teacher for the task at hand, if there is one: "rsa", "dds" and "cka" compare with it; never a candidate"""
+    """the teacher for the task at hand, if there is one: scores without labels compare with it; never a candidate"""
+    labels: Literal["task", "target"] = "task"
+    """whose labels a score that takes some is given: the task's, or what the target answers, and no label is seen"""
     keep: Annotated[int, Field(ge=1)] = 1
     """how many stay in the room, best first"""
     probe: Annotated[int, Field(ge=3)] = 500
@@ -59,7 +65,11 @@ class Rank(Stage):
     split: Literal["train", "val"] = "val"
     """where samples are drawn from; those of train come augmented"""
     embeddings: dict[str, str] = field(default_factory=dict)
-    """by teacher, the module whose output is its embedding, where that is not what its last layer takes in"""
+    """by teacher, the module whose output is its embedding, where that is not `layer`"""
+    layer: str = attribution.EMBEDDING
+    """the module whose output is everyone's embedding; none is what the last layer takes in"""
+    pool: Annotated[int, Field(ge=1)] | None = None
+    """features that have pixels are averaged to so many a side; None leaves them as they are"""
     resamples: Annotated[int, Field(ge=0)] = 20
     """how often the samples are halved, to see how the scores spread; 0 gives no intervals"""
 
@@ -67,11 +77,15 @@ class Rank(Stage):
     chooses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.by in _TWO and self.target is None:
+        if self.target is None and (self.by in _FREE or self.labels == "target"):
             raise ValueError(
                 f"Rank by {self.by} compares with a network for the task at hand: name it as target"
             )
-        if self.by in _TWO and self.per_class is not None:
+        if self.by in _FREE and self.labels == "target":
+            raise ValueError(
+                f"Rank by {self.by} takes no labels, not those of the target either: leave labels out"
+            )
+        if self.sees is Sees.INPUTS and self.per_class is not None:
             raise ValueError(
                 f"Rank by {self.by} sees no labels, and cannot draw so many per class: leave per_class out"
             )
@@ -79,7 +93,7 @@ class Rank(Stage):
     def plan(self, state: State, signature: Signature) -> list[str]:
         """Who is scored."""
         others, _ = candidates(state, self.target, self.keep, "Rank")
-        layers_of(state.teachers, self.embeddings, "Rank")
+        layers_of(state.teachers, self.embeddings, "Rank", self.layer)
         return [
             f"scores {len(others)} networks by {self.by}, keeps {self.keep}: "
             + ", ".join(o.name for o in others)
@@ -89,15 +103,19 @@ class Rank(Stage):
         """Score. Raises ValueError where a score cannot be had: no labels, one label, a network without classes."""
         others, target = candidates(state, self.target, self.keep, "Rank")
         everyone = (*others, *([target] if target is not None else []))
-        layers = layers_of(everyone, self.embeddings, "Rank")
+        layers = layers_of(everyone, self.embeddings, "Rank", self.layer)
         probe, labels = drawn(session, self.probe, Split(self.split), self.per_class)
-        if labels is None and self.by not in _TWO:
+        if labels is None and self.sees is Sees.LABELS:
             raise ValueError(
-                f"Rank by {self.by} needs labels, and its session shows none: rsa, dds, cka and compress.DEPARA do "
-                "without"
+                f"Rank by {self.by} needs labels, and its session shows none: {', '.join(_FREE)} and compress.DEPARA "
+                "do without, and so does any score with the labels of a target"
             )
-        y = labels.numpy() if labels is not None else None
-        given = [self._given(teacher, probe, layers[teacher.name]) for teacher in everyone]
+        given = [self._given(teacher, probe, layers[teacher.name], teacher is target) for teacher in everyone]
+        if self.labels == "target":
+            assert target is not None
+            y = self._answers(target, probe, layers[target.name]).argmax(1)
+        else:
+            y = labels.numpy() if labels is not None and self.by not in _FREE else None
         rows = np.arange(len(probe))
         found = self._scores(
             given, y, rows, len(others), session.name, [teacher.name for teacher in everyone]
@@ -118,17 +136,20 @@ class Rank(Stage):
         session.note(f"{len(probe)} samples of {self.split} (sha256 {probe.hash[:8]}), by {self.by}")
         return narrowed(state, ranking, self.keep, target)
 
-    def _given(self, teacher: Teacher, probe: Probe, layer: str) -> NDArray[Any]:
-        """What the score takes of a network: its embeddings, or the probabilities it gives."""
-        features, answers = attribution.embeddings(
-            teacher.module,
-            probe.images,
-            layer,
-            name=teacher.name,
-            preprocess=Preprocess.of(teacher.signature),
-        )
-        if self.by not in _ANSWERS:
-            return features.numpy()
+    def _given(self, teacher: Teacher, probe: Probe, layer: str, asked: bool) -> NDArray[Any]:
+        """What the score takes of a network, the target if `asked`: its embeddings, or the probabilities it gives."""
+        if self.by in _ANSWERS or (asked and self.by in get_args(OfTarget)):
+            return self._answers(teacher, probe, layer)
+        return self._seen(teacher, probe, layer)[0].numpy()
+
+    def _seen(self, teacher: Teacher, probe: Probe, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return attribution.embeddings(
+            teacher.module, probe.images, layer, name=teacher.name, preprocess=Preprocess.of(teacher.signature),
+            pool=self.pool,
+        )  # fmt: skip
+
+    def _answers(self, teacher: Teacher, probe: Probe, layer: str) -> NDArray[Any]:
+        answers = self._seen(teacher, probe, layer)[1]
         if answers.dim() != 2 or answers.shape[1] < 2:
             raise ValueError(
                 f"{teacher.name!r} gives {tuple(answers.shape[1:])} numbers a sample and no classes, which {self.by} "
@@ -145,7 +166,7 @@ class Rank(Stage):
         found = []
         for place in range(count):
             mine = given[place][rows]
-            other = given[-1][rows] if self.by in _TWO else y[rows] if y is not None else None
+            other = given[-1][rows] if self.by in _FREE else y[rows] if y is not None else None
             try:
                 found.append(float(score(mine, other)))
             except ValueError as problem:

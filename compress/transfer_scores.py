@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 _TINY = 1e-12
+_RIDGES = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)  # where squares of features sum up to 1 a sample, on average
 
 
 # -- from a classifier's answers --------------------------------------------------------------------------
@@ -208,8 +209,7 @@ def dds(features: ArrayLike, others: ArrayLike, kernel: str = "cosine") -> float
         raise ValueError(f"DDS has the kernels cosine and laplacian, not {kernel!r}")
     flat = []
     for rows in _pair(features, others):
-        z = (rows - rows.mean(0)) / np.maximum(rows.std(0), _TINY)
-        z[:, rows.std(0) <= _TINY] = 0
+        z = _standardised(rows)
         if kernel == "cosine":
             z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), _TINY)
             between = z @ z.T
@@ -228,9 +228,42 @@ def cka(features: ArrayLike, others: ArrayLike) -> float:
     Source: Kornblith et al. 2019.
     """
     f, g = (rows - rows.mean(0) for rows in _pair(features, others))
-    k, l = f @ f.T, g @ g.T  # |F^T G|^2 = <F F^T, G G^T>: n x n, however wide the features are
-    size = float(np.linalg.norm(k) * np.linalg.norm(l))
-    return float((k * l).sum()) / size if size else 0.0
+    return _alignment(f, g)
+
+
+def standardised_cka(features: ArrayLike, others: ArrayLike) -> float:
+    """CKA where every feature got mean 0 and deviation 1 over the samples first: all count alike, however large."""
+    f, g = (_standardised(rows) for rows in _pair(features, others))
+    return _alignment(f, g)
+
+
+def predictability(features: ArrayLike, answers: ArrayLike) -> float:
+    """How well another network's answers (n, Z) can be told from the features: R^2, each sample left out in turn.
+
+        1 - sum_p |g_p - g'_p|^2 / sum_p |g_p - mean of the others|^2,     g'_p by ridge regression on all but p
+
+    with an intercept, on features of mean 0 and deviation 1 divided by the root of D. The ridge is the best of 1e-3 to
+    10. At most 1; 0 and less where the mean does as well. What a new last layer on these features could make of the
+    task, as far as the other network knows it: with its probabilities for answers no label is needed.
+    """
+    f, g = _pair(features, answers)
+    n = len(f)
+    z = _standardised(f) / np.sqrt(f.shape[1])
+    g = g - g.mean(0)
+    total = float((g**2).sum()) * (n / (n - 1)) ** 2
+    if total <= _TINY:
+        raise ValueError(f"the other network gives all {n} samples the same answer: nothing can be predicted")
+    values, vectors = np.linalg.eigh(z @ z.T)
+    seen = vectors.T @ g
+    best = -np.inf
+    for ridge in _RIDGES:
+        kept = np.maximum(values, 0) / (np.maximum(values, 0) + ridge)
+        own = (
+            1 / n + (vectors**2) @ kept
+        )  # how much each sample says of itself, with its share of the intercept
+        rest = (g - vectors @ (kept[:, None] * seen)) / (1 - own)[:, None]
+        best = max(best, 1 - float((rest**2).sum()) / total)
+    return best
 
 
 def depth(place: int, places: int) -> float:
@@ -253,7 +286,7 @@ def _finite(rows: Array, what: str) -> Array:
 
 def _samples(features: ArrayLike, labels: ArrayLike | None) -> tuple[Array, NDArray[np.int64]]:
     if labels is None:
-        raise ValueError("this score needs labels, and there are none: rsa, dds and cka do without")
+        raise ValueError("this score needs labels, and there are none: those of two networks do without")
     f, y = np.asarray(features, dtype=np.float64), np.asarray(labels)
     if f.ndim != 2 or y.shape != (len(f),) or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(
@@ -281,6 +314,20 @@ def _pair(features: ArrayLike, others: ArrayLike) -> tuple[Array, Array]:
             f"{g.shape}"
         )
     return _finite(f, "features"), _finite(g, "features")
+
+
+def _standardised(rows: Array) -> Array:
+    """Every feature with mean 0 and deviation 1; 0 where it is constant."""
+    deviation = rows.std(0)
+    z: Array = (rows - rows.mean(0)) / np.maximum(deviation, _TINY)
+    z[:, deviation <= _TINY] = 0
+    return z
+
+
+def _alignment(f: Array, g: Array) -> float:
+    k, l = f @ f.T, g @ g.T  # |F^T G|^2 = <F F^T, G G^T>: n x n, however wide the features are
+    size = float(np.linalg.norm(k) * np.linalg.norm(l))
+    return float((k * l).sum()) / size if size else 0.0
 
 
 def _pearson(rows: Array) -> Array:

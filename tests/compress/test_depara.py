@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from compress import DEPARA, Finetune, Rank, Ranking, Sees, SelectLayer, Session, State
-from compress.rank import OfAnswers, OfFeatures, OfTwo
+from compress import transfer_scores as scores
+from compress.attribution import embeddings
+from compress.probe import Preprocess, drawn
+from compress.rank import OfAnswers, OfFeatures, OfTarget, OfTwo
 from compress.transplant import transplant
 from teachers.networks import Autoencoder, DigitsCNN, ResNet
 from teachers.signature import Signature
+from teachers.task import Split
 from teachers.tasks import Digits, Toy
 from teachers.teacher import Teacher
 from teachers.train import Train
@@ -165,11 +169,13 @@ def test_rows_of_a_table() -> None:
 # -- scores --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", [*get_args(OfAnswers), *get_args(OfFeatures), *get_args(OfTwo)])
+@pytest.mark.parametrize(
+    "by", [*get_args(OfAnswers), *get_args(OfFeatures), *get_args(OfTwo), *get_args(OfTarget)]
+)
 def test_every_score_knows_taught_from_untaught(by: Any, room: tuple[Teacher, ...]) -> None:
     two = by in get_args(OfTwo)
     stage = Rank(by=by, target="target", probe=120, resamples=2)
-    assert stage.sees is (Sees.INPUTS if two else Sees.LABELS)
+    assert stage.sees is (Sees.INPUTS if two or by in get_args(OfTarget) else Sees.LABELS)
     session = bench(sees=stage.sees)
     made = stage(State(room), session)
     ranking = made.ranking
@@ -181,6 +187,40 @@ def test_every_score_knows_taught_from_untaught(by: Any, room: tuple[Teacher, ..
     assert ranking.by == by
     again = Rank(by=by, target="target", probe=120, resamples=2)(State(room), bench(sees=stage.sees)).ranking
     assert again == ranking
+
+
+@pytest.mark.parametrize("by", ["leep", "log_me"])
+def test_the_targets_answers_stand_in_for_labels(by: Any, room: tuple[Teacher, ...]) -> None:
+    stage = Rank(by=by, target="target", labels="target", probe=120, resamples=2)
+    assert stage.sees is Sees.INPUTS
+    session = bench(sees=stage.sees)
+    ranking = stage(State(room), session).ranking
+    assert ranking is not None
+    assert ranking.names[0] == "same"
+    assert session.read == {"val": 434}
+    told = Rank(by=by, target="target", probe=120, resamples=2)(State(room), bench()).ranking
+    assert told is not None
+    assert ranking.scores != told.scores, "the target errs now and then"
+    assert ranking.scores == pytest.approx(told.scores, abs=0.3)
+
+
+def test_embeddings_with_pixels_are_pooled(room: tuple[Teacher, ...]) -> None:
+    stage = Rank(by="predictability", target="target", probe=60, resamples=0, layer="bn3", pool=1)
+    ranking = stage(State(room), bench(sees=stage.sees)).ranking
+    assert ranking is not None
+    images = drawn(bench(sees=stage.sees), 60, Split.VAL, None)[0].images
+    target = embeddings(room[0].module, images, preprocess=Preprocess.of(room[0].signature))[1]
+    answers = target.double().softmax(1)
+    for teacher in room[1:]:
+        ready = Preprocess.of(teacher.signature)
+        features = embeddings(teacher.module, images, "bn3", preprocess=ready)[0]
+        found = scores.predictability(features.view(60, -1, 4, 4).mean((2, 3)), answers)
+        assert ranking.scores[ranking.names.index(teacher.name)] == pytest.approx(found, abs=1e-6)
+    named = replace(stage, layer="", embeddings=dict.fromkeys(ranking.names, "bn3"))
+    assert named(State(room), bench(sees=stage.sees)).ranking == ranking
+    whole = replace(stage, pool=None)(State(room), bench(sees=stage.sees)).ranking
+    assert whole is not None
+    assert whole.scores != pytest.approx(ranking.scores, abs=1e-2)
 
 
 def test_few_labels_of_every_class(room: tuple[Teacher, ...]) -> None:
@@ -197,6 +237,12 @@ def test_what_rank_refuses(room: tuple[Teacher, ...]) -> None:
         ValueError, match="Rank by dds compares with a network for the task at hand: name it as target"
     ):
         Rank(by="dds")
+    with pytest.raises(
+        ValueError, match="Rank by log_me compares with a network for the task at hand: name it as target"
+    ):
+        Rank(by="log_me", labels="target")
+    with pytest.raises(ValueError, match="Rank by predictability takes no labels, not those of the target"):
+        Rank(by="predictability", target="target", labels="target")
     with pytest.raises(ValueError, match="Rank by cka sees no labels, and cannot draw so many per class"):
         Rank(by="cka", target="target", per_class=3)
     with pytest.raises(

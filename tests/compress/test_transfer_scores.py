@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, pearsonr, spearmanr
+from sklearn.linear_model import Ridge
 
 from compress import transfer_scores as scores
 
@@ -24,7 +25,7 @@ WITH_LABELS = (
     "knn_accuracy",
     "logistic_accuracy",
 )
-OF_TWO = ("rsa", "dds", "cka")
+OF_TWO = ("rsa", "dds", "cka", "standardised_cka")
 
 
 def samples(seed: int = 0, n: int = 30, width: int = 6, classes: int = 3, apart: float = 1.0) -> Any:
@@ -170,6 +171,47 @@ def test_cka_and_its_kin(seed: int) -> None:
         assert score(f[order], g[order]) == pytest.approx(score(f, g))
 
 
+def test_standardised_cka_knows_no_size() -> None:
+    f, g = samples(2, 30, 6)[0], samples(3, 30, 5)[0]
+    scale = np.array([1, 10, 100, 0.1, 3, 7])
+    assert scores.standardised_cka(f * scale - 4, g) == pytest.approx(scores.standardised_cka(f, g))
+    assert scores.standardised_cka(f, g) == pytest.approx(scores.cka(f / f.std(0), g / g.std(0)))
+    assert scores.cka(f * scale, g) != pytest.approx(scores.cka(f, g), abs=0.01)
+    constant = np.concatenate([f, np.full((30, 1), 5.0)], 1)
+    assert scores.standardised_cka(constant, g) == pytest.approx(scores.standardised_cka(f, g))
+
+
+@pytest.mark.parametrize(("n", "width"), [(40, 5), (15, 30)])
+def test_predictability_leaves_every_sample_out(n: int, width: int) -> None:
+    """One regression a sample and ridge, by scikit-learn, against all of them at once."""
+    f, y = samples(4, n, width)
+    g = answers(5, n, 3) + np.eye(3)[y]
+    z = (f - f.mean(0)) / f.std(0) / np.sqrt(width)
+    found = []
+    for ridge in (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0):
+        wrong = plain = 0.0
+        for place in range(n):
+            others = np.arange(n) != place
+            told = Ridge(ridge, solver="svd").fit(z[others], g[others]).predict(z[place : place + 1])
+            wrong += float(((g[place] - told) ** 2).sum())
+            plain += float(((g[place] - g[others].mean(0)) ** 2).sum())
+        found.append(1 - wrong / plain)
+    assert scores.predictability(f, g) == pytest.approx(max(found))
+
+
+def test_predictability_of_what_is_known_and_what_is_not() -> None:
+    f, _ = samples(6, 200, 8)
+    noise = np.random.default_rng(7).normal(size=(200, 2))
+    assert scores.predictability(f, f[:, :2] - f[:, 3:5]) > 0.99
+    assert abs(scores.predictability(f, noise)) < 0.1
+    half = scores.predictability(f, f[:, :2] + f[:, :2].std(0) * noise)
+    assert half == pytest.approx(0.5, abs=0.1)
+    order = np.random.default_rng(8).permutation(200)
+    assert scores.predictability(f[order], noise[order]) == pytest.approx(scores.predictability(f, noise))
+    with pytest.raises(ValueError, match="gives all 200 samples the same answer: nothing can be predicted"):
+        scores.predictability(f, np.ones((200, 3)))
+
+
 @pytest.mark.parametrize("name", [name for name in WITH_LABELS if name not in ("nce", "leep")])
 def test_features_that_tell_the_labels_score_higher(name: str) -> None:
     score = getattr(scores, name)
@@ -207,7 +249,9 @@ def test_bad_samples(name: str) -> None:
     bad[3, 2] = np.nan
     with pytest.raises(ValueError, match=f"1 of the {f.size} features are NaN or infinite"):
         score(bad, y)
-    with pytest.raises(ValueError, match="needs labels, and there are none: rsa, dds and cka do without"):
+    with pytest.raises(
+        ValueError, match="needs labels, and there are none: those of two networks do without"
+    ):
         score(f, None)
     with pytest.raises(ValueError, match="all of one label"):
         score(f, np.zeros(len(f), dtype=int))
