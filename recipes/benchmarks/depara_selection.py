@@ -92,7 +92,7 @@ TRUTHS: dict[str, Callable[[Source, Target, int, int, int], float]] = {"frozen":
 
 def with_labels(source: Source, images: torch.Tensor, y: np.ndarray, embedding: str) -> dict[str, float]:
     """Every score that takes labels."""
-    features, answers = source.features(images, source.point(embedding))
+    features, answers = source.features(images, source.point(embedding), source.pool(embedding))
     found = {name: float(getattr(transfer_scores, name)(features.numpy(), y)) for name in FEATURES}
     if source.name not in HEADLESS:
         probabilities = answers.double().softmax(1).numpy()
@@ -103,8 +103,13 @@ def with_labels(source: Source, images: torch.Tensor, y: np.ndarray, embedding: 
 def against(
     target: Source, sources: Sequence[Source], at: Target, probe: int, draw: int, embedding: str
 ) -> dict[str, Values]:
-    """Every score that takes a network for the target, for each source: V and E with their variants, DDS, RSA, CKA."""
+    """Every score that takes a network for the target, for each source: V and E with their variants, DDS, RSA, CKA.
+
+    And how well the target's answers can be told from the source's features, by ridge regression and by LogME. V and E
+    are of layers, whatever is pooled: on the grid they are left out.
+    """
     asked = at.probe(probe, draw)
+    pool = target.pool(embedding)
 
     def graphs(source: Source, variant: Variant, attribution: Any = "gradient_x_input") -> Any:
         layer = source.point(embedding)
@@ -121,20 +126,28 @@ def against(
         "V": (plain, usual), "E centered": (centred, usual), "V sum": (summed, usual), "V absolute": (absolute, usual),
         "V saliency": (plain, "saliency"),
     }  # fmt: skip
-    theirs = {name: graphs(target, *way) for name, way in ways.items()}
-    other, _ = target.features(asked.images, target.point(embedding))
+    theirs = {name: graphs(target, *way) for name, way in ways.items()} if pool is None else {}
+    other, logits = target.features(asked.images, target.point(embedding), pool)
+    answers = logits.double().softmax(1).numpy()
     found: dict[str, Values] = {}
     for source in sources:
-        mine = {name: graphs(source, *way) for name, way in ways.items()}
-        scores = {
-            name: float(node_cosines(mine[name], theirs[name]).mean()) for name in ways if name[0] == "V"
-        }
-        scores["E"] = edge_similarity(mine["V"], theirs["V"])
-        scores["E centered"] = edge_similarity(mine["E centered"], theirs["E centered"])
-        features, _ = source.features(asked.images, source.point(embedding))
-        for name in ("rsa", "dds", "cka"):
-            scores[name] = float(getattr(transfer_scores, name)(features.numpy(), other.numpy()))
-        scores["dds laplacian"] = transfer_scores.dds(features.numpy(), other.numpy(), "laplacian")
+        scores = {}
+        if pool is None:
+            mine = {name: graphs(source, *way) for name, way in ways.items()}
+            scores = {
+                name: float(node_cosines(mine[name], theirs[name]).mean()) for name in ways if name[0] == "V"
+            }
+            scores["E"] = edge_similarity(mine["V"], theirs["V"])
+            scores["E centered"] = edge_similarity(mine["E centered"], theirs["E centered"])
+        features = source.features(asked.images, source.point(embedding), pool)[0].numpy()
+        for name in ("rsa", "dds", "cka", "standardised_cka"):
+            scores[name] = float(getattr(transfer_scores, name)(features, other.numpy()))
+        scores["dds laplacian"] = transfer_scores.dds(features, other.numpy(), "laplacian")
+        scores["predictability"] = transfer_scores.predictability(features, answers)
+        said = answers.argmax(1)
+        # A network of few labels may give one answer to all of them, which tells sources apart by nothing.
+        several = len(np.unique(said)) > 1
+        scores["log_me of answers"] = transfer_scores.log_me(features, said) if several else 0.0
         found[source.name] = scores
     return found
 
@@ -198,12 +211,23 @@ def measure(zoo: Zoo, arguments: argparse.Namespace) -> None:
 
 def combined(scores: Mapping[str, Sequence[float]], prefix: str) -> dict[str, list[float]]:
     """Scores made of others: S at three lambdas, and label-free combinations."""
+    made = {}
+    if f"{prefix}predictability" in scores:
+        told, alike = (scores[f"{prefix}{name}"] for name in ("predictability", "standardised_cka"))
+        made = {
+            f"{prefix}ranks of predictability, standardised CKA": [
+                a + b for a, b in zip(ranks_of(told), ranks_of(alike), strict=True)
+            ]
+        }
+    if f"{prefix}V" not in scores:
+        return made
     v, e, centred, dds = (scores[f"{prefix}{name}"] for name in ("V", "E", "E centered", "dds"))
 
     def total(*parts: Sequence[float]) -> list[float]:
         return [sum(values) for values in zip(*parts, strict=True)]
 
     return {
+        **made,
         **{f"{prefix}V + {lam:g} E": total(v, [lam * value for value in e]) for lam in (0.25, 1, 10)},
         f"{prefix}V + E centered": total(v, centred),
         f"{prefix}V + DDS": total(v, dds),
@@ -272,7 +296,7 @@ def table() -> str:
                 name: {m: [float(np.mean([v[m] for v in values])) for values in by.values()] for m in METRICS}
                 for name, by in found.items()
             }
-            count = len(flat["V"]["spearman"])
+            count = len(flat["dds"]["spearman"])
             parts.append(
                 f"**Truth: {truth}, {labels} labels a class**; embeddings {embedding}, {probe} probes, networks of few "
                 f"labels trained {epochs} epochs; {count} pairs of seed and target, zoo taught "
@@ -293,18 +317,20 @@ def _shown(values: Sequence[float], metric: str) -> str:
 
 
 def _pairs(flat: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterator[tuple[str, str, str]]:
-    whole = "V + 1 E"
+    whole = "V + 1 E" if "V + 1 E" in flat else "dds"
     free = [
         name
         for name in flat
-        if "few labels" not in name and ("V" in name or "E" in name or "dds" in name.lower())
+        if "few labels" not in name
+        and ("V" in name or "E" in name or "dds" in name.lower() or "predict" in name)
     ]
     best = max(free, key=lambda name: float(np.mean(flat[name]["spearman"])))
     for one, other in (
         (whole, "V"), (whole, "E"), (whole, "dds"), (best, whole), (best, "dds"), ("log_me", f"few labels: {whole}"),
-        ("log_me", "logistic_accuracy"),
+        ("log_me", "logistic_accuracy"), ("predictability", "dds"), (best, "predictability"),
+        (best, "log_me"),
     ):  # fmt: skip
-        if one != other:
+        if one != other and one in flat and other in flat:
             mean, low, high = paired(flat[one]["spearman"], flat[other]["spearman"])
             yield f"{one} less {other}", f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}"
 
@@ -317,7 +343,12 @@ def main() -> None:
     options.add_argument("--labels", type=int, default=20, help="a class")
     options.add_argument("--draws", type=int, default=3, help="of labels and probes")
     options.add_argument("--probe", type=int, default=200)
-    options.add_argument("--embedding", choices=("pooled", "encoder"), default="pooled")
+    options.add_argument(
+        "--embedding",
+        choices=("pooled", "encoder", "grid"),
+        default="pooled",
+        help="what the last layer takes in, what has pixels before it, or this averaged to 2x2",
+    )
     options.add_argument("--epochs", type=int, default=60, help="of training on a few labels")
     options.set_defaults(seeds=[0, 1, 2])
     arguments = options.parse_args()

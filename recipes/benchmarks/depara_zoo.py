@@ -71,8 +71,12 @@ class Source:
         return "encoder" if self.name == AUTOENCODER else None
 
     def point(self, embedding: str) -> str:
-        """The layer that gives its embedding: "pooled" is what the classifier takes in, "encoder" has pixels."""
-        return "encoder" if embedding == "encoder" or self.name == AUTOENCODER else EMBEDDING
+        """The layer that gives its embedding: "pooled" is what the classifier takes in, the others have pixels."""
+        return EMBEDDING if embedding == "pooled" and self.name != AUTOENCODER else "encoder"
+
+    def pool(self, embedding: str) -> int | None:
+        """How many pixels a side its embedding is averaged to: 2 on the "grid"."""
+        return 2 if embedding == "grid" else None
 
     def features(self, images: Tensor, layer: str, pool: int | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings of images in [0, 1], and answers."""
