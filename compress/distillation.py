@@ -14,12 +14,12 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from compress.answers import Answers, Seen
 from compress.balance import Balance
-from compress.losses import soft_labels, soft_targets
+from compress.losses import soft_answers
 from compress.noted import Noted, check_pairs, default_pairs
 from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
 from teachers.networks.network import Network
-from teachers.signature import Signature
+from teachers.signature import Kind, Signature
 from teachers.spec import Field, spec
 from teachers.task import Batch, Split
 from teachers.teacher import Teacher
@@ -165,7 +165,7 @@ class Distillation(Stage):
                 apart = told and still.moves and not self.dropout
                 with session.autocast(), noted.watching(told and not apart) as mine:
                     given = student(*thinning.inputs(batch))
-                loss = self._loss(given, wanted, batch, teacher.signature)
+                loss = self._loss(given, wanted, batch, teacher.signature.kind)
                 if apart:
                     with session.autocast(), still(), noted.watching() as mine:
                         student(*batch.inputs)
@@ -219,21 +219,22 @@ class Distillation(Stage):
 
     # -- what they learn from -----------------------------------------------------------------------------
 
-    def _loss(self, given: Tensor, wanted: Tensor, batch: Batch, signature: Signature) -> Tensor:
+    def _loss(self, given: Tensor, wanted: Tensor, batch: Batch, kind: Kind) -> Tensor:
         loss = given.new_zeros((), dtype=torch.float32)
         if self.soft_targets:
             seeds = slice(None) if batch.part is None else slice(batch.part.seeds)
-            soft = soft_targets if signature.exclusive else soft_labels
-            loss = loss + self.soft_targets * soft(given[seeds], wanted[seeds], self.temperature)
+            soft = soft_answers(given[seeds], wanted[seeds], kind, self.temperature)
+            loss = loss + self.soft_targets * soft
         if self.labels:
             assert batch.target is not None, "a session that shows labels hands them out"
-            loss = loss + self.labels * supervised(given, batch.target)
+            loss = loss + self.labels * supervised(given, batch.target, kind)
         return loss
 
     @torch.no_grad()
     def _judge(self, student: nn.Module, answers: Answers, session: Session) -> tuple[float, float]:
         """How good the student is on val, and what tells equals apart: by labels, or by how near the teacher is."""
         student.eval()
+        kind = answers.teacher.signature.kind
         right, judged, loss, count = 0.0, 0.0, 0.0, 0
         truths: list[tuple[Tensor, Tensor]] = []
         for batch in session.batches(Split.VAL):
@@ -243,15 +244,14 @@ class Distillation(Stage):
             if batch.target is None:
                 wanted, _ = answers.of(batch)
                 seeds = slice(None) if batch.part is None else slice(batch.part.seeds)
-                soft = soft_targets if answers.teacher.signature.exclusive else soft_labels
-                loss += float(soft(given[seeds], wanted[seeds], self.temperature))
+                loss += float(soft_answers(given[seeds], wanted[seeds], kind, self.temperature))
                 continue
-            loss += float(supervised(given, batch.target))
+            loss += float(supervised(given, batch.target, kind))
             truths.append((given, batch.target))
         if not truths:
             return -loss / max(count, 1), 0.0
         for given, target in truths:
-            if target.is_floating_point():  # micro-F1: 2 TP over what was said and what is true
+            if kind == "sigmoid":  # micro-F1: 2 TP over what was said and what is true
                 said, true = (given > 0) & ~target.isnan(), target > 0.5
                 right += 2 * float((said & true).sum())
                 judged += float(said.sum() + true.sum())

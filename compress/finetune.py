@@ -1,6 +1,5 @@
 """Fine-tuning: the student learns on, from labels, from the teacher's soft targets, or from both."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from typing import Annotated
@@ -11,14 +10,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from compress.freezing import freeze
 from compress.generated import feed
-from compress.losses import soft_labels, soft_targets
+from compress.losses import soft_answers
 from compress.match import answers_for
 from compress.moments import norms_of
 from compress.recalibrate import endless, recalibrate
 from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
+from teachers.signature import Kind
 from teachers.spec import Field, spec
-from teachers.train import constant, cosine, supervised
+from teachers.train import agreeing, constant, cosine, supervised
 
 _BATCHES = 50  # that the batch norms of an average are measured on
 
@@ -87,8 +87,7 @@ class Finetune(Stage):
             weight_decay=self.weight_decay, nesterov=self.momentum > 0,
         )  # fmt: skip
         known = session.signature or (state.teachers[0].signature if state.teachers else None)
-        exclusive = known is None or known.exclusive  # else each output is a question of its own
-        soft = soft_targets if exclusive else soft_labels
+        kind: Kind = known.kind if known is not None else "softmax"
         total = session.total_steps(self.epochs)
         warmup = min(round(self.warmup * session.steps()), total // 2)
         schedule = (constant if self.swa else cosine)(learn, total, warmup)
@@ -107,7 +106,7 @@ class Finetune(Stage):
                     outputs = student(*batch.inputs)
                     with torch.no_grad():
                         wanted = teacher(*batch.inputs) if teacher is not None else None
-                loss = self._loss(outputs, wanted, batch.target, soft)
+                loss = self._loss(outputs, wanted, batch.target, kind)
                 learn.zero_grad()
                 loss.backward()
                 learn.step()
@@ -116,7 +115,7 @@ class Finetune(Stage):
                     mean.update_parameters(student)
                 with torch.no_grad():
                     summed += loss * len(batch)
-                    agreed += _agreement(outputs, wanted, batch.target, exclusive) * len(batch)
+                    agreed += _agreement(outputs, wanted, batch.target, kind) * len(batch)
                     seen += len(batch)
             told = "agreement" if teacher is not None else "train_accuracy"
             session.log({"loss": (summed / seen).item(), told: (agreed / seen).item()}, epoch)
@@ -126,26 +125,21 @@ class Finetune(Stage):
                 recalibrate(student, islice(endless(session), _BATCHES), session, still.names)
         return replace(state, student=student.requires_grad_(True).eval())
 
-    def _loss(
-        self, outputs: Tensor, wanted: Tensor | None, truth: Tensor | None, soft: Callable[..., Tensor]
-    ) -> Tensor:
+    def _loss(self, outputs: Tensor, wanted: Tensor | None, truth: Tensor | None, kind: Kind) -> Tensor:
         loss = outputs.new_zeros((), dtype=torch.float32)
         if wanted is not None:
-            loss = loss + self.soft_targets * soft(outputs, wanted, self.temperature)
+            loss = loss + self.soft_targets * soft_answers(outputs, wanted, kind, self.temperature)
         if self.labels:
             assert truth is not None, "a session that shows labels hands them out"
-            loss = loss + self.labels * supervised(outputs, truth)
+            loss = loss + self.labels * supervised(outputs, truth, kind)
         return loss
 
 
-def _agreement(outputs: Tensor, wanted: Tensor | None, truth: Tensor | None, exclusive: bool) -> Tensor:
+def _agreement(outputs: Tensor, wanted: Tensor | None, truth: Tensor | None, kind: Kind) -> Tensor:
     """The share of decisions that are the teacher's, or the truth's; of those that can be judged."""
-    if not exclusive:
-        said = wanted > 0 if wanted is not None else truth
-        assert said is not None, "there is a teacher, or there are labels"
-        known = ~said.isnan() if said.is_floating_point() else torch.ones_like(said)
-        return ((outputs > 0) == (said > 0.5))[known].float().mean()
-    truth = wanted.argmax(1) if wanted is not None else truth
+    if wanted is not None:
+        decided = {"softmax": lambda: wanted.argmax(1), "sigmoid": lambda: (wanted > 0).float()}
+        truth = decided.get(kind, lambda: wanted)()
     assert truth is not None, "there is a teacher, or there are labels"
-    judged = (truth >= 0).sum().clamp_min(1)  # where every pixel has a label, some are void
-    return (outputs.argmax(1) == truth).sum() / judged
+    right, judged = agreeing(outputs, truth, kind)
+    return right / judged.clamp_min(1)

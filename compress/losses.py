@@ -13,6 +13,7 @@ from torch import Tensor
 from compress.affinity import PRESETS, Kernel, Preset
 from compress.moments import moments
 from compress.neighbours import Neighbours, SelfLoops
+from teachers.signature import Kind
 
 Reduction = Literal["paper", "mean"]
 Distance = Literal["l1", "kl"]
@@ -71,13 +72,31 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> 
 def soft_labels(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """`soft_targets` where each output is a question of its own:  T^2 * KL of Bernoulli(sigmoid(teacher/T)), the mean.
 
-    Outputs (n, K); the mean over both. Zero where student equals teacher.
+    Outputs (n, K, ...); the mean over all. Zero where student equals teacher.
     """
     student, teacher = fine(student) / temperature, fine(teacher) / temperature
     share = teacher.sigmoid()
     cross = F.binary_cross_entropy_with_logits(student, share, reduction="none")
     own = F.binary_cross_entropy_with_logits(teacher, share, reduction="none")
     return temperature**2 * (cross - own).mean()
+
+
+def soft_answers(student: Tensor, teacher: Tensor, kind: Kind, temperature: float = 1.0) -> Tensor:
+    """How far the student's outputs are from the teacher's of this kind, both (n, K, ...); 0 where they are equal.
+
+    softmax     `soft_targets`
+    sigmoid     `soft_labels`
+    regression  the mean of |student - teacher|; it knows no temperature
+
+    Raises ValueError for mixed outputs. Source of the last: Ye et al. 2019.
+    """
+    if kind == "softmax":
+        return soft_targets(student, teacher, temperature)
+    if kind == "sigmoid":
+        return soft_labels(student, teacher, temperature)
+    if kind == "mixed":
+        raise ValueError("outputs of several kinds have no distance: compare the columns of each kind apart")
+    return (fine(student) - fine(teacher)).abs().mean()
 
 
 # -- data-free distillation -------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ class Prune(Stage):
         for lock in anatomy.locked:
             session.note(f"locked {lock}")
         if self.importance == "taylor":
-            self._gather(draft, session)
+            self._gather(draft, session, session.signature or state.teachers[0].signature)
         scores = _scores(draft, inputs, anatomy, self.importance)
         draft.zero_grad(set_to_none=True)
         priority = uniform(anatomy, scores) if self.scope == "layer" else scores
@@ -86,14 +86,14 @@ class Prune(Stage):
         session.log({"macs": anatomy.cost(alive), "channels": float(alive.sum())}, 0)
         return replace(state, student=anatomy.cut(draft, alive).eval())
 
-    def _gather(self, draft: nn.Module, session: Session) -> None:
+    def _gather(self, draft: nn.Module, session: Session, known: Signature) -> None:
         """Gradients of the cross-entropy, summed over a few batches, in eval mode."""
         draft.eval()
         for batch in islice(session.batches(), self.batches):
             with session.autocast():
                 outputs = draft(*batch.inputs)
             assert batch.target is not None, "taylor sees labels"
-            supervised(outputs, batch.target).backward()
+            supervised(outputs, batch.target, known.kind).backward()
 
 
 def describe(anatomy: Anatomy, macs: float | None, round_to: int) -> list[str]:

@@ -99,6 +99,7 @@ def _train(
         autocast=bench.autocast,
         epochs=bench.epochs,
         log=bench.log,
+        kind=checkpoint.task.signature().kind,
     )
     tensors = {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Kind = Literal["softmax", "sigmoid", "regression", "mixed"]
+"""what outputs mean: exactly one label is true; any of them may be; each is a number; several of these side by side"""
 
 _NODES = 32  # of an example: enough for networks that look for the twenty nearest
 
@@ -17,18 +21,18 @@ class Signature:
     inputs  one shape per positional argument, for images ((channels, height, width),)
     labels  the names of the outputs in order; their number is the number of classes
     mean, std  per channel: an image x in [0, 1] enters the network as (x - mean) / std
+    kind    what the outputs mean
     nodes, edges  how many a usual graph has, where the samples are the nodes of one: then the first input is (nodes,
             width), and a second of shape (2,) stands for the edges, whole numbers (2, E)
-    exclusive  one label holds at a time; False: each output is a question of its own
     """
 
     inputs: tuple[tuple[int, ...], ...]
     labels: tuple[str, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    kind: Kind = "softmax"
     nodes: int | None = None
     edges: int | None = None
-    exclusive: bool = True
 
     @property
     def is_graph(self) -> bool:

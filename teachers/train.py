@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from teachers.place import place
+from teachers.signature import Kind
 from teachers.spec import Field, spec
 from teachers.task import Split, Splits
 from teachers.thinning import Thinning
@@ -60,12 +61,16 @@ def _fits(total_steps: int, warmup_steps: int) -> None:
 
 @torch.no_grad()
 def accuracy(
-    module: nn.Module, splits: Splits, split: Split, device: torch.device, autocast: Autocast
+    module: nn.Module,
+    splits: Splits,
+    split: Split,
+    device: torch.device,
+    autocast: Autocast,
+    kind: Kind = "softmax",
 ) -> float:
     """The share of right answers over a split; `module` is put into eval mode. It touches no random state.
 
-    Where every pixel has an answer, the share of pixels; those that are void (target below 0) do not count. Where
-    several labels may hold (targets are fractions), the share of outputs on the right side of 0.
+    Where every pixel has an answer, the share of pixels. Answers are judged as `agreeing` does.
     """
     module.eval()
     right, judged = torch.zeros((2,), dtype=torch.int64, device=device)
@@ -73,25 +78,55 @@ def accuracy(
         assert batch.target is not None
         with autocast():
             outputs = module(*batch.inputs)
-        if batch.target.is_floating_point():
-            right += ((outputs > 0) == (batch.target > 0.5))[~batch.target.isnan()].sum()
-            judged += (~batch.target.isnan()).sum()
-        else:
-            right += (outputs.argmax(dim=1) == batch.target).sum()
-            judged += (batch.target >= 0).sum()
+        agree, known = agreeing(outputs, batch.target, kind)
+        right += agree
+        judged += known
     return int(right) / max(int(judged), 1)
 
 
-def supervised(outputs: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy with the truth, the mean over what is judged, in fp32.
+def agreeing(outputs: Tensor, target: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+    """How many outputs of this kind agree with the target, and how many are judged.
 
-    Of whole numbers, classes: those below 0 are passed over. Of fractions (n, labels), each a question of its own, 0
-    to 1: binary cross-entropy, NaN passed over.
+    softmax     the largest output is the target's; targets below 0 are not judged
+    sigmoid     each is above 0 where the target is above 1/2; NaN is not judged
+    regression  right within a quarter: max(y / y*, y* / y) < 1.25
     """
-    if target.is_floating_point():
+    if kind == "softmax":
+        return (outputs.argmax(dim=1) == target).sum(), (target >= 0).sum()
+    if kind == "sigmoid":
         known = ~target.isnan()
-        return F.binary_cross_entropy_with_logits(outputs.float()[known], target[known])
-    return F.cross_entropy(outputs.float(), target, label_smoothing=smoothing)
+        return ((outputs > 0) == (target > 0.5))[known].sum(), known.sum()
+    right = (outputs / target).log().abs() < math.log(1.25)
+    return right.sum(), torch.as_tensor(right.numel(), device=right.device)
+
+
+def supervised(outputs: Tensor, target: Tensor, kind: Kind = "softmax", smoothing: float = 0.0) -> Tensor:
+    """How far outputs of this kind lie from the truth, the mean over what is judged, in fp32.
+
+    softmax     cross-entropy; targets are the numbers of classes, those below 0 are passed over
+    sigmoid     binary cross-entropy of every label by itself; targets (n, labels) from 0 to 1, NaN is passed over
+    regression  the mean of |y - y*|
+    smoothing   the share of the target that is spread over all classes, or over true and false
+
+    Raises ValueError for mixed outputs, and for targets that are fractions where one label is true.
+    """
+    outputs = outputs.float()
+    if kind == "sigmoid":
+        known = ~target.isnan()
+        wanted = target[known] * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(outputs[known], wanted)
+    if kind == "regression":
+        return (outputs - target).abs().mean()
+    if kind == "mixed":
+        raise ValueError(
+            "outputs of several kinds are not taught at once: give each kind a teacher of its own, and amalgamate"
+        )
+    if target.is_floating_point():
+        raise ValueError(
+            "the targets are fractions, and exactly one label is said to be true: say kind='sigmoid' in the task's "
+            "signature where any of them may be"
+        )
+    return F.cross_entropy(outputs, target, label_smoothing=smoothing)
 
 
 class Best:
@@ -129,8 +164,10 @@ class Best:
 class Train:
     """Cross-entropy by SGD with momentum, warm-up and cosine, for a fixed number of epochs; or by Adam.
 
+    Of every label by itself where any may be true; the mean of |y - y*| where outputs are numbers.
+
     Val is scored after every epoch and only reported: the last epoch is what is handed back, unless `choose` says
-    otherwise. Where several labels may hold it is binary cross-entropy.
+    otherwise.
     """
 
     epochs: Annotated[int, Field(ge=1)]
@@ -173,8 +210,9 @@ class Train:
         autocast: Autocast,
         epochs: Epochs,
         log: Log,
+        kind: Kind = "softmax",
     ) -> nn.Module:
-        """Train `module` in place, on `device`, and hand it back in eval mode.
+        """Train `module` in place, on `device`, and hand it back in eval mode; `kind` is what its outputs mean.
 
         `epochs` keeps student, optimizer and schedule. Each epoch shuffles and augments from a generator
         seeded by (seed, epoch), so that a resumed training goes on as an unbroken one would have. `log` is
@@ -212,7 +250,7 @@ class Train:
                 assert batch.target is not None
                 with autocast():
                     outputs = module(*thinning.inputs(batch))
-                loss = self._loss(outputs, batch.target)
+                loss = supervised(outputs, batch.target, kind, self.label_smoothing)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -222,16 +260,13 @@ class Train:
                 if taken % _LOOK == 0:
                     _finite(total, epoch, lr)
             _finite(total, epoch, lr)
-            right = accuracy(module, splits, Split.VAL, device, autocast)
+            right = accuracy(module, splits, Split.VAL, device, autocast, kind)
             if self.choose == "best":
                 best.see(right, module)
             log({"loss": float(total) / taken, "accuracy": right, "lr": lr}, epoch)
         if self.choose == "best":
             module.load_state_dict(best.state)
         return module.eval()
-
-    def _loss(self, outputs: Tensor, target: Tensor) -> Tensor:
-        return supervised(outputs, target, self.label_smoothing)
 
 
 def _finite(total: Tensor, epoch: int, lr: float) -> None:

@@ -43,7 +43,7 @@ def ratios(student: nn.Module, teacher: Teacher, splits: Splits) -> dict[str, tu
     for kernel in PRESETS:
         with mine.watching() as given:
             outputs = student(*batch.inputs)
-        labels = supervised(outputs, batch.target)
+        labels = supervised(outputs, batch.target, teacher.signature.kind)
         hint = local_structure(given[name].the_features(), wanted[other].the_features(), near, kernel=kernel)
         norms: list[Tensor] = [
             torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (labels, hint)

@@ -23,7 +23,13 @@ def taught(checkpoint: Checkpoint, path: Path, splits: Splits, precision: Precis
         return checkpoint.teacher(place(network, "cpu"))
     bench = Session(splits=splits, precision=precision)
     checkpoint.train(
-        network, splits, device=bench.device, autocast=bench.autocast, epochs=bench.epochs, log=bench.log
+        network,
+        splits,
+        device=bench.device,
+        autocast=bench.autocast,
+        epochs=bench.epochs,
+        log=bench.log,
+        kind=checkpoint.task.signature().kind,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)

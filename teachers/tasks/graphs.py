@@ -9,7 +9,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from teachers.signature import Signature
+from teachers.signature import Kind, Signature
 from teachers.spec import Field, spec
 from teachers.task import Splits, Task
 from teachers.tasks.graph_splits import Graph, GraphsSplits, NodeSplits
@@ -73,9 +73,8 @@ class Graphs(Task):
     def signature(self) -> Signature:
         """Features of the nodes and edges in, one number per label and node out."""
         nodes, edges = self.size
-        return Signature(
-            ((self.width,), (2,)), self.labels, nodes=nodes, edges=edges, exclusive=self.judge == "accuracy"
-        )
+        kind: Kind = "softmax" if self.judge == "accuracy" else "sigmoid"
+        return Signature(((self.width,), (2,)), self.labels, kind=kind, nodes=nodes, edges=edges)
 
     def open(self, folder: Path | None) -> Splits:
         """Read everything into memory, tidied (`Graph.tidy`)."""

@@ -9,7 +9,6 @@ import torch
 
 from teachers.signature import Signature
 from teachers.spec import Field, spec
-from teachers.task import Splits
 from teachers.tasks.labelled import Labelled
 from teachers.tasks.splits import MemorySplits, Samples, stratified
 
@@ -68,7 +67,7 @@ class Images(Labelled):
         """One image in, one number per label out."""
         return Signature((self.shape,), self.labels, self.mean, self.std)
 
-    def open(self, folder: Path | None) -> Splits:
+    def open(self, folder: Path | None) -> MemorySplits:
         """Read everything into memory, and hold val out of train."""
         train, test = self.read(folder)
         return MemorySplits(

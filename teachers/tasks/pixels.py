@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import copy
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -49,6 +50,21 @@ class PixelSplits(Splits):
         # (x / 255 - mean) / std  =  x * scale + shift
         self._scale = 1 / (255 * torch.tensor(std))
         self._shift = -torch.tensor(mean) / torch.tensor(std)
+
+    def narrowed(self, labels: Sequence[int]) -> Self:
+        """The same images with these labels alone, numbered anew in this order; all other pixels are void.
+
+        Images without a pixel that is left are left out.
+        """
+        made = copy.copy(self)
+        numbers = torch.full((256,), VOID, dtype=torch.uint8)
+        numbers[list(labels)] = torch.arange(len(labels), dtype=torch.uint8)
+        made._parts = {}
+        for split, part in self._parts.items():
+            masks = numbers[part.labels.int()]
+            rows = (masks != VOID).flatten(1).any(1)
+            made._parts[split] = Masks(part.images[rows], masks[rows])
+        return made
 
     def samples(self, split: Split) -> int:
         """How many images the split holds."""

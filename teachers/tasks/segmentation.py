@@ -12,7 +12,7 @@ from torch import Tensor
 
 from teachers.signature import Signature
 from teachers.spec import Field, spec
-from teachers.task import Split, Splits, Task
+from teachers.task import Split, Task
 from teachers.tasks.decode import decoded, image_files, some
 from teachers.tasks.images import Positive, a_number_each
 from teachers.tasks.pixels import IGNORED, VOID, Masks, PixelSplits
@@ -75,7 +75,7 @@ class Segmentation(Task):
         """One image in, one number per label and pixel out."""
         return Signature((self.shape,), self.labels, self.mean, self.std)
 
-    def open(self, folder: Path | None) -> Splits:
+    def open(self, folder: Path | None) -> PixelSplits:
         """Read everything into memory; val is held out of train where there is none."""
         parts = self.read(folder)
         if Split.VAL not in parts:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import copy
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,10 @@ from teachers.task import Batch, Split, Splits
 
 
 class Samples(NamedTuple):
-    """Images as uint8 of shape (samples, channels, height, width), and their labels as int64."""
+    """Images as uint8 of shape (samples, channels, height, width), and their labels as int64.
+
+    Where a sample may have several labels, these are (samples, classes) of 0 and 1, as float32.
+    """
 
     images: Tensor
     labels: Tensor
@@ -75,6 +79,7 @@ class MemorySplits(Splits):
     batch        samples per batch of train; `evaluation` of val and test
     mean, std    per channel, of images in [0, 1]
     crop, flip   augmentation: up to this many pixels of shift in each direction, mirroring left to right
+    held         the rows of train that are val, where that is settled already
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class MemorySplits(Splits):
         evaluation: int = 256,
         crop: int = 0,
         flip: bool = False,
+        held: Tensor | None = None,
     ) -> None:
         channels = train.images.shape[1]
         if not len(mean) == len(std) == channels:
@@ -97,7 +103,12 @@ class MemorySplits(Splits):
                 f"images of {channels} channels need as many means and deviations, "
                 f"not {len(mean)} and {len(std)}"
             )
-        taught, held = stratified(train.labels, val, seed)
+        if held is None:
+            taught, held = stratified(train.labels, val, seed)
+        else:
+            apart = torch.ones(len(train.labels), dtype=torch.bool)
+            apart[held] = False
+            taught = apart.nonzero().flatten()
         # Pixels are stored whole, (n, height, width, channels): seen as NCHW that is channels_last for free.
         pixels, unseen = (part.images.permute(0, 2, 3, 1).contiguous() for part in (train, test))
         self._images = {Split.TRAIN: pixels, Split.VAL: pixels, Split.TEST: unseen}
@@ -108,6 +119,22 @@ class MemorySplits(Splits):
         self._scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
         self._shift = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
         self._crop, self._flip = crop, flip
+
+    def narrowed(self, labels: Sequence[int]) -> Self:
+        """The same images, shared, with these labels alone, numbered anew in this order; others are left out.
+
+        What is train stays train, and val val. Where samples have several labels, none is left out.
+        """
+        made = copy.copy(self)
+        if self._labels[Split.TEST].dim() == 2:
+            made._labels = {split: of[:, list(labels)] for split, of in self._labels.items()}
+            return made
+        most = max(int(of.max()) for of in self._labels.values() if len(of))
+        numbers = torch.full((max(most, *labels) + 1,), -1, dtype=torch.int64)
+        numbers[list(labels)] = torch.arange(len(labels))
+        made._labels = {split: numbers[of] for split, of in self._labels.items()}
+        made._rows = {split: rows[made._labels[split][rows] >= 0] for split, rows in self._rows.items()}
+        return made
 
     def samples(self, split: Split) -> int:
         """How many samples the split holds."""

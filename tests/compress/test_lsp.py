@@ -336,7 +336,7 @@ def several() -> GraphsSplits:
 def test_several_graphs_with_several_labels_and_a_memory(teacher: Teacher) -> None:
     """Outputs by node and scores by edge are asked for once; what is remembered is what was said."""
     splits = several()
-    many = Teacher("gat", teacher.module, replace(SIGNATURE, exclusive=False))
+    many = Teacher("gat", teacher.module, replace(SIGNATURE, kind="sigmoid"))
     calls = []
     handle = teacher.module.register_forward_hook(lambda *_: calls.append(1))
     told: list[dict[str, float]] = []
@@ -359,7 +359,7 @@ def test_several_graphs_with_several_labels_and_a_memory(teacher: Teacher) -> No
 
 def test_finetune_takes_several_labels(teacher: Teacher) -> None:
     """Each output is a question of its own: its soft targets are those of Bernoulli, not a softmax over all."""
-    many = Teacher("gat", teacher.module, replace(SIGNATURE, exclusive=False))
+    many = Teacher("gat", teacher.module, replace(SIGNATURE, kind="sigmoid"))
     for fields in ({}, {"labels": 1.0}, {"labels": 1.0, "soft_targets": 0.0}):
         told: list[dict[str, float]] = []
         torch.manual_seed(0)

@@ -216,8 +216,8 @@ def test_graphs_of_their_own_for_every_split(tmp_path: Path) -> None:
     batch = next(splits.batches(Split.TRAIN, CPU, torch.Generator().manual_seed(1)))
     assert batch.target is not None
     assert batch.target.shape[1] == 121
-    assert not task.signature().exclusive
-    loss = supervised(torch.zeros_like(batch.target), batch.target)
+    assert task.signature().kind == "sigmoid"
+    loss = supervised(torch.zeros_like(batch.target), batch.target, "sigmoid")
     assert float(loss) == pytest.approx(np.log(2), rel=1e-5)
     (tmp_path / "ppi" / "raw" / "valid_feats.npy").unlink()
     with pytest.raises(ValueError, match=r"raw lacks valid_feats.npy: put the 12 files"):
