@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compress.affinity import Kernel as Kernel
+    from compress.amalgamate import Amalgamate as Amalgamate
+    from compress.amalgamate_data_free import AmalgamateDataFree as AmalgamateDataFree
+    from compress.branching import Branching as Branching
     from compress.columns import Category as Category
     from compress.columns import Number as Number
+    from compress.common_feature import CommonFeature as CommonFeature
     from compress.depara import DEPARA as DEPARA
     from compress.dfad import DFAD as DFAD
     from compress.finetune import Finetune as Finetune
@@ -27,7 +31,9 @@ if TYPE_CHECKING:
     from compress.hints import SoftTargets as SoftTargets
     from compress.inherit import Inherit as Inherit
     from compress.kse import KSE as KSE
+    from compress.layer_wise import LayerWise as LayerWise
     from compress.lsp import LSP as LSP
+    from compress.method import MergedTargets as MergedTargets
     from compress.prune import Prune as Prune
     from compress.rank import Rank as Rank
     from compress.recalibrate import Recalibrate as Recalibrate
@@ -40,8 +46,12 @@ if TYPE_CHECKING:
     from compress.stage import State as State
 
 _HOMES = {
+    "Amalgamate": "compress.amalgamate",
+    "AmalgamateDataFree": "compress.amalgamate_data_free",
     "AttentionTransfer": "compress.hints",
+    "Branching": "compress.branching",
     "Category": "compress.columns",
+    "CommonFeature": "compress.common_feature",
     "DEPARA": "compress.depara",
     "DFAD": "compress.dfad",
     "Finetune": "compress.finetune",
@@ -53,16 +63,18 @@ _HOMES = {
     "KSE": "compress.kse",
     "Kernel": "compress.affinity",
     "LSP": "compress.lsp",
+    "LayerWise": "compress.layer_wise",
+    "MergedTargets": "compress.method",
     "Number": "compress.columns",
     "Prune": "compress.prune",
     "Rank": "compress.rank",
+    "Ranking": "compress.stage",
     "Recalibrate": "compress.recalibrate",
     "Sees": "compress.session",
     "SelectLayer": "compress.select_layer",
     "Session": "compress.session",
     "Sobol": "compress.sobol",
     "SoftTargets": "compress.hints",
-    "Ranking": "compress.stage",
     "Stage": "compress.stage",
     "State": "compress.stage",
 }

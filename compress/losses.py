@@ -20,6 +20,7 @@ Distance = Literal["l1", "kl"]
 Ascent = Literal["plain", "log"]
 Direction = Literal["teacher_student", "student_teacher"]
 Over = Literal["mean", "mean_nonempty", "mean_edges", "sum"]
+Imitation = Literal["kl", "mse"]
 
 
 def fine(tensor: Tensor) -> Tensor:
@@ -284,3 +285,55 @@ def _sound(features: Tensor, whose: str) -> Tensor:
             "inputs and weights"
         )
     return fine(features)
+
+
+# -- amalgamation -----------------------------------------------------------------------------------------
+
+
+def imitation(student: Tensor, wanted: Tensor, form: Imitation = "kl", temperature: float = 1.0) -> Tensor:
+    """How far the student's logits are from joint logits of several teachers, both (n, Y, ...).
+
+    "kl":   `soft_targets` at `temperature`
+    "mse":  the mean square of  student - (wanted - its mean over the labels),  which softmax does not see
+    Source: Hinton et al. 2015; Shen et al. 2019 (AAAI) for the squares.
+    """
+    if form == "kl":
+        return soft_targets(student, wanted, temperature)
+    wanted = fine(wanted)
+    return (fine(student) - (wanted - wanted.mean(1, keepdim=True))).square().mean()
+
+
+def mmd(one: Tensor, other: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of two sets of features (n, ...) and (m, ...), unbiased; 0 on average if alike.
+
+        mean_{i != j} k(a_i, a_j) + mean_{i != j} k(b_i, b_j) - 2 mean_{i, j} k(a_i, b_j)
+        k(a, b) = mean over s of exp( -||a - b||^2 / (2 s) ),  s = median ||a - b||^2 times {1/4, 1/2, 1, 2, 4}
+
+    Rows are brought to length 1 first. The bandwidths follow the batch, without gradient: fixed ones are dead for unit
+    vectors of many dimensions, whose distances hardly vary. Raises ValueError for fewer than two rows, or rows of
+    different widths. Source: Gretton et al. 2012; Luo et al. 2019 for its use between student and teacher.
+    """
+    one, other = fine(one).flatten(1), fine(other).flatten(1)
+    if min(len(one), len(other)) < 2 or one.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"MMD compares two sets of at least 2 features of one width, not {tuple(one.shape)} and "
+            f"{tuple(other.shape)}: take a larger batch"
+        )
+    n = len(one)
+    rows = F.normalize(torch.cat([one, other]), dim=1)
+    squares = (2 - 2 * rows @ rows.T).clamp_min(0)
+    apart = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    middle = squares.detach()[apart].median().clamp_min(1e-12)
+    kernel = torch.stack([(-squares / (2 * middle * s)).exp() for s in (0.25, 0.5, 1, 2, 4)]).mean(0)
+    kernel = kernel * apart
+    m = len(rows) - n
+    return (
+        kernel[:n, :n].sum() / (n * (n - 1))
+        + kernel[n:, n:].sum() / (m * (m - 1))
+        - 2 * kernel[:n, n:].mean()
+    )
+
+
+def paired(one: Tensor, other: Tensor) -> Tensor:
+    """The mean over rows of 1 - cos(a_i, b_i); features (n, ...) of the same n samples."""
+    return (1 - F.cosine_similarity(fine(one).flatten(1), fine(other).flatten(1), dim=1)).mean()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from compress.amalgamation import Amalgamation
 from compress.session import Sees, Session
 from teachers.teacher import Teacher
 
@@ -69,6 +70,8 @@ class State:
     """a network for the task at hand that others were compared with: `compress.DEPARA`"""
     freeze: tuple[str, ...] = ()
     """layers and weights of the student that are not to be learned anew: `compress.SelectLayer`"""
+    amalgamation: Amalgamation | None = None
+    """how the answers of several teachers were put together: `compress.Amalgamate`"""
 
     def teacher(self) -> Teacher:
         """The only teacher. Raises ValueError where there are several, and says how to choose."""

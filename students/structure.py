@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from students import load
 from students.adapt import Adapt
+from students.branches import Branched, ChannelCoding, Join, Weighed
 from students.encode import encode
 from students.kernels import SharedConvolution
 from students.layers import channels_last, parts_of
@@ -164,7 +165,9 @@ def clean(module: nn.Module) -> None:
                 f"{where} ({kind.__name__}) has a forward of its own, put on this one object: make it a class"
             )
         tool = kind.__module__.partition(".")[0] in ("compress", "students")
-        if tool and not isinstance(inner, Network | SharedConvolution | Adapt):
+        if tool and not isinstance(
+            inner, Network | SharedConvolution | Adapt | Branched | ChannelCoding | Join | Weighed
+        ):
             raise ValueError(
                 f"{where} is a {kind.__name__} of {kind.__module__}, a tool for making students: "
                 "fold it into the layers before the student is saved"
