@@ -14,7 +14,7 @@ from compress.bank import Bank
 from compress.branching import begun, regrouped
 from compress.calibration import Calibration, Evidence
 from compress.course import Course, Taught
-from compress.dual import Drawn, Game, Weights
+from compress.dual import Drawn, Game, Weights, reachable
 from compress.graft import Grafts
 from compress.guard import Guard
 from compress.losses import Imitation
@@ -148,6 +148,7 @@ class AmalgamateDataFree(Taught):
         panel = Panel(state.teachers, session.signature, aliases=self.aliases, device=session.device)
         for line in panel.notes:
             session.note(line)
+        reachable(panel)
         student = session.place(self.student.build())
         answering(student, panel, session)
         grafts = Grafts(panel, student, self.cuts, self.teacher_cuts)

@@ -107,7 +107,7 @@ class Ears:
                 f"teacher_taps name {strange[0]!r}, who is not asked: there are {', '.join(panel.names)}"
             )
         self.panel, self.taps = panel, {name: taps.get(name, LAST) for name in panel.names}
-        images = panel.given.example(2)[0].to(next(iter(panel.members[0].teacher.module.parameters())).device)
+        images = panel.given.example(2)[0].to(panel.device)
         self.places = {
             m.name: places(m.teacher.module, [self.taps[m.name]], (m.fronted(images),), f"teacher {m.name!r}")
             for m in panel.members

@@ -71,7 +71,6 @@ class Game:
             places(m.teacher.module, [LAST], (m.fronted(images),), f"teacher {m.name!r}")
             for m in panel.members
         ]
-        self._reachable(images)
         self.calm = 1.0  # of sparsity: halved whenever the labels went out
         self.gamma = self._gamma()
 
@@ -184,22 +183,6 @@ class Game:
             )
         return {"dark": share, "labels an image": float((both > 0).double().sum(1).mean())}
 
-    def _reachable(self, images: Tensor) -> None:
-        """Raises ValueError where a teacher passes no gradient to the image."""
-        for member in self.panel.members:
-            shown = images.clone().requires_grad_()
-            try:
-                answer = member.teacher(member.fronted(shown))
-            except RuntimeError as problem:
-                raise ValueError(
-                    f"teacher {member.name!r} takes no gradient to its input: {problem}"
-                ) from problem
-            if not answer.requires_grad:
-                raise ValueError(
-                    f"teacher {member.name!r} passes no gradient to the image (quantised, or no_grad or detach on the "
-                    "way): nothing can be generated from it. Take Amalgamate, which needs images, or leave it out"
-                )
-
     def state_dict(self) -> dict[str, Any]:
         """What changed on the way besides the networks."""
         return {"calm": self.calm}
@@ -207,6 +190,23 @@ class Game:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.calm = float(state["calm"])
+
+
+def reachable(panel: Panel) -> None:
+    """Raises ValueError where a teacher passes no gradient to the image."""
+    for member in panel.members:
+        shown = panel.given.example(2)[0].to(panel.device).requires_grad_()
+        try:
+            answer = member.teacher(member.fronted(shown))
+        except RuntimeError as problem:
+            raise ValueError(
+                f"teacher {member.name!r} takes no gradient to its input: {problem}"
+            ) from problem
+        if answer.grad_fn is None or torch.autograd.grad(answer.sum(), shown, allow_unused=True)[0] is None:
+            raise ValueError(
+                f"teacher {member.name!r} passes no gradient to the image (quantised, or no_grad or detach on the "
+                "way): nothing can be generated from it. Take Amalgamate, which needs images, or leave it out"
+            )
 
 
 class Drawn:

@@ -51,7 +51,8 @@ class Grafts:
         }  # fmt: skip
         matching({"student": self.trunk, **self.tails})
         self.filters = nn.ModuleList(
-            nn.ModuleList(ChannelCoding(shape[0]) for shape in self.trunk.shapes[:-1]) for _ in panel.members
+            nn.ModuleList(ChannelCoding(shape[0], len(shape) > 1) for shape in self.trunk.shapes[:-1])
+            for _ in panel.members
         ).to(device)
 
     def __len__(self) -> int:

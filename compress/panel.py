@@ -75,6 +75,7 @@ class Panel:
         device: torch.device | str = "cpu",
     ) -> None:
         self.notes: list[str] = []
+        self.device = torch.device(device)
         spaces = spaces_of(teachers, aliases or {}, taxonomy or {})
         everything = next(iter(spaces.values())).union(*spaces.values())
         first = min(teachers, key=lambda teacher: teacher.name).signature
@@ -172,7 +173,7 @@ class Panel:
         found = []
         for member in self.members:
             (shape,) = self.given.inputs
-            images = self.given.example(2)[0].to(next(iter(member.teacher.module.parameters())).device)
+            images = self.given.example(2)[0].to(self.device)
             try:
                 with torch.no_grad():
                     answer = member.teacher(member.fronted(images))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from compress.stage import Ranking, State
-from recipes import curves
+from recipes import curves, masters
 from recipes.clock import OWN, WORK
 from recipes.folders import fingerprint
 from recipes.page import digest, write
-from reports import page, plots
+from reports import mastery, page, plots
 from reports import ranking as places
 from reports.record import Record
 from reports.track import MLflow
@@ -33,8 +33,9 @@ def finish(run: Run, state: State) -> None:
     """
     if run.limit is None and not run.ranks_only:
         _test(run, state)
+    found = masters.measure(run, state) if run.limit is None else None
     with run.clock.on("report"):
-        _report(run, state)
+        _report(run, state, found)
     if state.student is not None:
         _pack(run, state)
     result = {
@@ -43,6 +44,7 @@ def finish(run: Run, state: State) -> None:
         "code": str(run.code),
         "records": [record.to_dict() for record in run.records],
         "ranking": state.ranking.to_dict() if state.ranking else None,
+        "amalgamation": found,
         "seconds": run.clock.seconds(),
         "shares": {"work": round(run.clock.share(*WORK), 4), "own": round(run.clock.share(*OWN), 4)},
     }
@@ -51,7 +53,12 @@ def finish(run: Run, state: State) -> None:
         run.tracker.artifact("run", run.folder / "report.html")
         run.tracker.artifact("run", run.folder / "result.json")
         run.tracker.metrics("run", {"time/total_seconds": sum(run.clock.seconds().values())})
+        if found is not None:
+            run.tracker.metrics("run", mastery.metrics(found))
+            run.tracker.artifact("run", run.folder / "amalgamation.json")
     _show(run, state)
+    for line in mastery.lines(found) if found is not None else ():
+        run.display.note(line)
 
 
 def keep_ranking(ranking: Ranking, folder: Path) -> None:
@@ -130,6 +137,7 @@ def _pack(run: Run, state: State) -> None:
         "profile": last.profile.to_dict(),
         "val": last.val and last.val.to_dict(),
         "test": last.test and last.test.to_dict(),
+        "amalgamation": state.amalgamation.to_dict() if state.amalgamation else None,
     }
     only = recipe.teachers[0].network if len(recipe.teachers) == 1 else None
     splits = run.opened(recipe.task)
@@ -138,7 +146,7 @@ def _pack(run: Run, state: State) -> None:
         compact.save(state.student, folder, recipe.task.signature(), card=card, val=val, factory=only)
 
 
-def _report(run: Run, state: State) -> None:
+def _report(run: Run, state: State, found: dict[str, Any] | None) -> None:
     """Write report.html from what lies in the folders."""
     records, _ = _ordered(run, state)
     stages = [place for place, record in zip(run.places, run.records, strict=True) if record.position]
@@ -151,7 +159,7 @@ def _report(run: Run, state: State) -> None:
         ranking=state.ranking.to_dict() if state.ranking is not None else None,
         curves={**run.lessons, **drawn},
         widths=_widths(_ordered(run, state)[1]) if state.student is not None else None,
-        pictures=_pictures(run.places),
+        pictures={**(mastery.sections(found) if found is not None else {}), **_pictures(run.places)},
         notes=[note for record in run.records for note in record.notes],
         environment={
             **run.records[-1].made,
@@ -160,6 +168,8 @@ def _report(run: Run, state: State) -> None:
             "seconds": ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items()),
         },
         page=write(run.recipe),
+        first=mastery.all_together(found, [r.to_dict() for r in run.records]) if found is not None else None,
+        verdict=mastery.verdict(found) if found is not None else None,
     )
 
 

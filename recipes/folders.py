@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from compress.amalgamation import Amalgamation
 from compress.session import Limit
 from compress.stage import Ranking, Stage, State
 from recipes.page import hash_prefix
@@ -147,6 +148,7 @@ def put_away(state: State, folder: Path, recipe: Recipe) -> None:
         "freeze": list(state.freeze),
         "student": state.student is not None,
         "generated": state.generated is not None,
+        "amalgamation": state.amalgamation.to_dict() if state.amalgamation else None,
     }
     if state.generated is not None:
         save_states(folder / "generated.safetensors", {"inputs": state.generated.cpu()})
@@ -167,6 +169,8 @@ def take_out(folder: Path, recipe: Recipe, teachers: tuple[Teacher, ...]) -> Sta
         target=by_name[kept["target"]] if kept["target"] else None,
         freeze=tuple(kept["freeze"]),
     )
+    if kept.get("amalgamation"):
+        state = replace(state, amalgamation=Amalgamation.from_dict(kept["amalgamation"]))
     if kept["generated"]:
         state = replace(state, generated=load_states(folder / "generated.safetensors")["inputs"])
     if not kept["student"]:

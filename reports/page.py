@@ -28,6 +28,8 @@ def write(
     notes: Sequence[str] = (),
     environment: Mapping[str, object] | None = None,
     page: str | None = None,
+    first: Plain | None = None,
+    verdict: str | None = None,
 ) -> Path:
     """Write `report.html` into the folder, atomically; its path.
 
@@ -39,6 +41,8 @@ def write(
     notes        lines for the reader: groups that were locked, say
     environment  what made it: versions, commit, seed, device
     page         the recipe's text
+    first        what the last record is compared with, where that is not the first one
+    verdict      the line under the title, where it is not MACs and score of these two
     Raises ValueError where there is no record.
     """
     if not records:
@@ -57,8 +61,10 @@ def write(
     frame = Template(Path(__file__).with_name("frame.html").read_text(encoding="utf-8"))
     text = frame.substitute(
         title=escape(title),
-        verdict=_verdict(records[0], records[-1], ranking),
-        tiles=_tiles(records[0], records[-1]) if _compressed(records, ranking) else "",
+        verdict=escape(verdict)
+        if verdict is not None
+        else _verdict(first or records[0], records[-1], ranking),
+        tiles=_tiles(first or records[0], records[-1]) if _compressed(records, ranking) else "",
         sections="".join(sections),
     )
     path = folder / "report.html"

@@ -60,7 +60,7 @@ def cut(network: nn.Module, ends: Sequence[str], inputs: tuple[Tensor, ...], who
     nodes = list(graph.nodes)
     (image,) = [node for node in nodes if node.op == "placeholder"]
     (output,) = [node for node in nodes if node.op == "output"]
-    points = [_point(nodes, end, who) for end in ends]
+    points = [_point(network, nodes, end, who) for end in ends]
     order = [nodes.index(point) for point in points]
     if order != sorted(order) or len(set(order)) != len(order):
         raise ValueError(
@@ -96,7 +96,7 @@ def _code(graph: fx.Graph) -> list[str]:
     return [f"{n.op} {n.target} {n.args} {n.kwargs}" for n in graph.nodes]
 
 
-def _point(nodes: list[fx.Node], end: str, who: str) -> fx.Node:
+def _point(network: nn.Module, nodes: list[fx.Node], end: str, who: str) -> fx.Node:
     """The node that a module gives, or what follows it without weights."""
     inside = [
         node for node in nodes
@@ -109,17 +109,15 @@ def _point(nodes: list[fx.Node], end: str, who: str) -> fx.Node:
     node = inside[-1]
     while len(node.users) == 1:
         (user,) = node.users
-        if not _light(user):
+        if not _light(network, user):
             break
         node = user
     return node
 
 
-def _light(node: fx.Node) -> bool:
+def _light(network: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
-        root = node.graph.owning_module
-        part = root.get_submodule(str(node.target)) if root is not None else None
-        return isinstance(part, _LIGHT)
+        return isinstance(network.get_submodule(str(node.target)), _LIGHT)
     target = node.target
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if name in ("boolean_dispatch", "fn"):  # how PyTorch writes its own max_pool2d
@@ -191,12 +189,14 @@ def _found(network: nn.Module, target: str) -> object:
 class ChannelCoding(nn.Module):
     """Weighs channels by what all of them hold:  f(F) = F * 2 sigmoid( W_2 relu( W_1 mean over places of F ) ).
 
-    The second matrix begins at 0, so that the gate is open, 1, and F passes as it is. Shapes: (n, C, ...) to the same.
+    The second matrix begins at 0, so that the gate is open, 1, and F passes as it is. Shapes: (n, C, h, w) to the same,
+    or (n, C) where there is no grid.
     Source: Ye et al. 2019, the channel coding of task branching (whose gate begins half closed).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, grid: bool = True) -> None:
         super().__init__()
+        self.grid = grid
         hidden = max(16, channels // 4)
         self.squeeze = nn.Linear(channels, hidden, bias=False)
         self.excite = nn.Linear(hidden, channels, bias=False)
@@ -204,9 +204,9 @@ class ChannelCoding(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Shapes: (n, C, ...) to the same."""
-        flat = feature.flatten(2).mean(2) if feature.dim() > 2 else feature
+        flat = feature.mean((2, 3)) if self.grid else feature
         gate = 2 * torch.sigmoid(self.excite(F.relu(self.squeeze(flat))))
-        return feature * gate.view(*gate.shape, *(1,) * (feature.dim() - 2))
+        return feature * (gate[:, :, None, None] if self.grid else gate)
 
 
 class Join(nn.Module):

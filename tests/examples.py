@@ -3,7 +3,22 @@
 A new method joins by one line in `RECIPES`.
 """
 
-from compress import DEPARA, DFAD, GAL, KSE, LSP, Finetune, Generate, Prune, Rank, Recalibrate, SelectLayer
+from compress import (
+    DEPARA,
+    DFAD,
+    GAL,
+    KSE,
+    LSP,
+    Amalgamate,
+    AmalgamateDataFree,
+    Finetune,
+    Generate,
+    LayerWise,
+    Prune,
+    Rank,
+    Recalibrate,
+    SelectLayer,
+)
 from compress.stage import Stage
 from recipes.recipe import Recipe
 from teachers.networks import GAT, DigitsCNN
@@ -12,6 +27,7 @@ from teachers.teacher import Checkpoint
 from teachers.train import Train
 
 FEW = {"epochs": 2, "rounds": 2, "batch": 16, "latent": 8, "width": 4}
+SMALL = DigitsCNN(classes=3, widths=(8, 8, 8))
 TASK = Toy(samples=160, batch=32)
 TEACHER = Checkpoint(
     name="toy", network=DigitsCNN(classes=3), task=TASK, train=Train(epochs=4, lr=0.05, warmup=1)
@@ -58,7 +74,7 @@ RECIPES = {
         _toy("finetune-labels", Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1, swa=0.5)),
         _toy("recalibrate", Recalibrate(batches=4)),
         _toy("kse", KSE(granularity=5), Finetune(epochs=2, lr=0.01)),
-        _toy("dfad", DFAD(student=DigitsCNN(classes=3, widths=(8, 8, 8)), batch_norm=1.0, warmup=1, **FEW)),
+        _toy("dfad", DFAD(student=SMALL, batch_norm=1.0, warmup=1, **FEW)),
         _toy("no-data", Prune(macs=0.5), DFAD(lr=0.01, average=0.9, **FEW)),
         _toy(
             "generated",
@@ -78,6 +94,23 @@ RECIPES = {
             Rank(by="log_me", target="toy", resamples=2),
             SelectLayer(resamples=0),
             Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1),
+        ),
+        _toy("amalgamate", Amalgamate(student=SMALL, epochs=2, method=LayerWise(taps=("bn1",)))),
+        _toy(
+            "amalgamate-data-free",
+            AmalgamateDataFree(
+                student=DigitsCNN(classes=3),
+                cuts=("bn1",),
+                generator_epochs=2,
+                rounds=2,
+                batch=16,
+                latent=8,
+                width=4,
+                block_epochs=1,
+                epochs=1,
+                samples=32,
+                bank=32,
+            ),
         ),
         _toy("gal-kse", GAL(macs=0.5, epochs=1), Finetune(epochs=1), KSE(half=True), Finetune(epochs=1)),
     )
