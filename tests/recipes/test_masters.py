@@ -1,6 +1,7 @@
 """The end of a run with several teachers: student against each, all together, and what the report says of it."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,9 @@ def test_other_kinds_of_answers(
     bench: Workshop,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("recipes.run.admit", lambda *_: None)  # too few samples to be sure of anything
+    monkeypatch.setattr(
+        import_module("recipes.run"), "admit", lambda *_: None
+    )  # too few samples to be sure of anything
 
     def net(classes: int) -> DeepLab | DigitsCNN:
         if network is None:

@@ -1,0 +1,116 @@
+"""Amalgamation on CIFAR-10 as JPEG files: teachers of parts into one ResNet-20 of all ten classes, no label seen.
+
+    python -m recipes.benchmarks.amalgamation_cifar10 --data DATA --work FOLDER [--parts halves three unlike]
+        [--ways soft raw layers common mmd supervised] [--seeds 0 1 2]
+
+DATA holds cifar10/{train,test}/<class>/, FOLDER keeps the teachers, which are trained on the first call: ResNet-20, and
+for `unlike` also a VGG-16-BN for images of 24x24 in another scale. A row a run goes to
+reports/results/amalgamation-cifar10.jsonl, one that is there is passed over; the table beside it is drawn anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.amalgamate import Amalgamate
+from compress.common_feature import CommonFeature
+from compress.layer_wise import LayerWise
+from recipes.benchmarks.dfad_mnist import fields_of
+from recipes.benchmarks.gal_cifar10 import RESULTS
+from recipes.benchmarks.parts import Opened, amalgamated, measure, part, supervised, table, teachers_of
+from recipes.benchmarks.rows import Rows
+from teachers.networks import VGG, ResNet
+from teachers.tasks import ImageFolder
+from teachers.teacher import Checkpoint
+from teachers.train import Train
+from teachers.zoo import CLASSES
+
+KEYS = ("parts", "way", "fields", "epochs")
+ROWS = Rows(RESULTS / "amalgamation-cifar10.jsonl", (*KEYS, "seed"))
+TASK = ImageFolder(path="cifar10", size=(32, 32), classes=CLASSES, crop=4, flip=True)
+SMALL = replace(TASK, size=(24, 24), mean=(0.5,) * 3, std=(0.25,) * 3, crop=3)
+FIRST, SECOND = ("airplane", "automobile", "bird", "cat", "deer"), ("dog", "frog", "horse", "ship", "truck")
+THREE = (FIRST, ("cat", "deer", "dog", "frog", "horse"), ("frog", "horse", "ship", "truck", "airplane"))
+TAPS = ("bn1", *(f"layer{stage}.{block}.bn1" for stage in (1, 2, 3) for block in range(3)), "linear")
+STAGE = Amalgamate(student=ResNet(), epochs=12, lr=0.1, warmup=1.0)
+WAYS: dict[str, dict[str, Any]] = {
+    "soft": {},
+    "raw": {"merge": "concat", "calibrate": "raw"},
+    "layers": {"method": LayerWise(taps=TAPS[:-1], code_epochs=1, layer_epochs=3), "epochs": 8},
+    "common": {"method": CommonFeature(width=32)},
+    "mmd": {"method": CommonFeature(width=32, distance="mmd", weight=0.1)},
+}
+
+
+def checkpoints(parts: str, seed: int, epochs: int) -> list[Checkpoint]:
+    """The teachers of an experiment."""
+    train = Train(epochs=epochs, lr=0.1, warmup=min(2.0, epochs / 4))
+    if parts == "unlike":
+        short = replace(train, epochs=max(epochs // 2, 1), warmup=min(1.0, epochs / 8), lr=0.05)
+        return [
+            part(f"first-{epochs}", ResNet(classes=5), TASK, FIRST, train, seed),
+            part(f"second-vgg-{epochs}", VGG(classes=5), SMALL, SECOND, short, seed),
+        ]
+    sets = {"halves": (FIRST, SECOND), "three": THREE}[parts]
+    names = ("first", "second") if parts == "halves" else ("first", "middle", "last")
+    return [
+        part(f"{name}-{epochs}", ResNet(classes=5), TASK, keep, train, seed)
+        for name, keep in zip(names, sets, strict=True)
+    ]
+
+
+def main() -> None:
+    """Measure what is asked for and not there yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar10/")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the teachers")
+    parser.add_argument("--parts", nargs="+", choices=("halves", "three", "unlike"), default=["halves"])
+    parser.add_argument("--ways", nargs="+", choices=(*WAYS, "supervised"), default=["soft"])
+    parser.add_argument(
+        "--fields", nargs="*", default=[], help="fields of Amalgamate to set: lr=0.05 kappa=6"
+    )
+    parser.add_argument("--teacher-epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=Path, help="another file for the rows, and its table beside it")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = Rows(arguments.rows, ROWS.key) if arguments.rows else ROWS
+    opened = Opened(arguments.data)
+    for parts in arguments.parts:
+        for way in arguments.ways:
+            if (parts == "three" and way == "raw") or (parts == "unlike" and way == "layers"):
+                continue  # shared labels do not stand side by side; unlike networks have no layers in common
+            stage = replace(STAGE, **{**WAYS.get(way, {}), **fields_of(arguments.fields)})
+            for seed in arguments.seeds:
+                whole = way == "supervised"
+                key = {
+                    "parts": "all" if whole else parts, "way": way, "fields": " ".join(sorted(arguments.fields)),
+                    "epochs": stage.epochs, "seed": seed,
+                }  # fmt: skip
+
+                def make(
+                    parts: str = parts, stage: Amalgamate = stage, seed: int = seed, whole: bool = whole
+                ) -> Any:
+                    if whole:
+                        train = Train(
+                            epochs=max(round(stage.epochs), 1), lr=0.1, warmup=min(1.0, stage.epochs / 4)
+                        )
+                        return supervised(ResNet(), train, TASK, opened, seed)
+                    known = checkpoints(parts, seed, arguments.teacher_epochs)
+                    teachers = teachers_of(known, arguments.work, opened, "bf16")
+                    return amalgamated([stage], teachers, known, TASK, opened, seed, "bf16")
+
+                path = rows.path.with_name(f"{rows.path.stem}-rows.md")
+                measure(rows, key, make, path, lambda: table(rows, KEYS))
+
+
+if __name__ == "__main__":
+    main()
