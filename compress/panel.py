@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.losses import fine
 from students.adapt import Adapt
-from students.fold import folded
+from students.fold import swift
 from teachers.labels import LabelSpace, components, owners, relation
 from teachers.nearest import did_you_mean
 from teachers.place import place
@@ -26,7 +26,7 @@ class Member:
     """One teacher at the table.
 
     front  brings the task's images to what it takes; None where they are that already
-    swift  the same network as it is used, batch norms folded
+    swift  the same network for answering without gradients, batch norms folded
     space  its labels, aliases taken
     own    which of its outputs are asked for, in the order of the task's labels
     index  where these stand among the task's labels
@@ -98,10 +98,11 @@ class Panel:
             own = tuple(space.names.index(self.asked.names[place]) for place in index)
             at_work = teacher.to(device)
             front = fronting(given, teacher)
+            quick = swift(at_work.module, tuple(x.to(device) for x in teacher.signature.example(2)))
             members.append(
                 Member(
-                    at_work, None if front is None else front.to(device),
-                    place(folded(at_work.module), device).requires_grad_(False), space, own, index,
+                    at_work, None if front is None else front.to(device), place(quick, device).requires_grad_(False), space,
+                    own, index,
                 )
             )  # fmt: skip
         self.members = tuple(members)

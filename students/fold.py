@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import Counter
 
-from torch import fx, nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from students.trace import Untraceable, trace
@@ -48,6 +51,47 @@ def folded(network: nn.Module) -> nn.Module:
     whole.delete_all_unused_submodules()
     whole.recompile()
     return whole
+
+
+@torch.no_grad()
+def swift(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """`folded`, for answering without gradients alone: sums and ReLUs are written over what nobody else reads.
+
+    It answers as `folded` does, to the bit, which is tried out on `inputs`; where it does not (a sum that grows its
+    first part), or torch.fx cannot trace the network, that comes back.
+    """
+    plain = folded(network)
+    if not isinstance(plain, fx.GraphModule):
+        return plain
+    whole = copy.deepcopy(plain)
+    _overwrite(whole)
+    try:
+        return whole if torch.equal(whole(*inputs), plain(*inputs)) else plain
+    except RuntimeError:
+        return plain
+
+
+def _overwrite(whole: fx.GraphModule) -> None:
+    fresh: set[fx.Node] = set()  # whose output is a tensor of its own, which no other tensor looks into
+    for node in whole.graph.nodes:
+        if node.op == "call_module":
+            part = whole.get_submodule(str(node.target))
+            if type(part) in (*_CONVOLUTIONS, *_NORMS, nn.Linear):
+                fresh.add(node)
+        if node.op != "call_function" or node.target not in (operator.add, F.relu, torch.relu):
+            continue
+        first = node.args[0] if node.args else None
+        alone = isinstance(first, fx.Node) and first in fresh and len(first.users) == 1
+        fresh.add(node)
+        if not alone:
+            continue
+        if node.target is F.relu:
+            node.kwargs = {**node.kwargs, "inplace": True}
+        elif node.target is torch.relu:
+            node.target = torch.relu_
+        elif len(node.args) == 2 and isinstance(node.args[1], fx.Node) and node.args[1] is not first:
+            node.target = torch.Tensor.add_
+    whole.recompile()
 
 
 def _pair(

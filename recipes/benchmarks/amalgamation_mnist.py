@@ -30,8 +30,8 @@ from teachers.train import Train
 KEYS = ("parts", "way", "fields", "epochs")
 ROWS = Rows(RESULTS / "amalgamation-mnist.jsonl", (*KEYS, "seed"))
 TASK = MNIST()
-TEACH = Train(epochs=2, lr=0.05, warmup=0.3)
-SMOOTH, LONG = replace(TEACH, label_smoothing=0.2), replace(TEACH, epochs=6)
+TEACH = Train(epochs=6, lr=0.05, warmup=0.3)
+SMOOTH, LONG = replace(TEACH, label_smoothing=0.2), replace(TEACH, epochs=18)
 PARTS = {
     "alike": (("low", "01234", TEACH), ("high", "56789", TEACH)),
     "mismatch": (("low-smooth", "01234", SMOOTH), ("high-long", "56789", LONG)),

@@ -2,10 +2,10 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from students.fold import folded
-from teachers.networks import VGG, DenseNet, DigitsCNN, GoogLeNet, LeNet5, ResNet
+from students.fold import folded, swift
+from teachers.networks import VGG, DeepLab, DenseNet, DigitsCNN, GoogLeNet, LeNet5, Network, ResNet
 
 IMAGES = (2, 3, 32, 32)
 
@@ -128,3 +128,37 @@ class WithConstant(nn.Module):
 
 def test_tensors_made_in_the_code_come_along() -> None:
     assert norms(same(alive(WithConstant()), *IMAGES)) == 0
+
+
+@pytest.mark.parametrize(
+    "network", [ResNet(), ResNet(shortcut="B"), DigitsCNN(), DeepLab(widths=(4, 4, 4, 4), head=4)], ids=str
+)
+def test_swift_answers_to_the_bit_and_leaves_its_input_alone(network: Network) -> None:
+    torch.manual_seed(0)
+    whole = network.build()
+    images = torch.randn(3, 1 if isinstance(network, DigitsCNN) else 3, 16, 16)
+    whole.train()(images)
+    fast, plain, before = swift(whole, (images,)), folded(whole), images.clone()
+    with torch.no_grad():
+        first = fast(images)
+        assert torch.equal(first, plain(images))
+        assert torch.equal(fast(images), first)
+    assert torch.equal(images, before)
+    assert isinstance(fast, fx.GraphModule)
+    assert any(n.kwargs.get("inplace") or n.target is Tensor.add_ for n in fast.graph.nodes), (
+        "written in place"
+    )
+
+
+def test_swift_keeps_out_of_sums_that_grow() -> None:
+    class Grows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small, self.large = nn.Conv2d(1, 2, 4), nn.Conv2d(1, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.small(x) + self.large(x))
+
+    whole, images = Grows(), torch.randn(2, 1, 4, 4)
+    with torch.no_grad():
+        assert torch.equal(swift(whole, (images,))(images), folded(whole)(images))
