@@ -99,12 +99,9 @@ class Panel:
             at_work = teacher.to(device)
             front = fronting(given, teacher)
             quick = swift(at_work.module, tuple(x.to(device) for x in teacher.signature.example(2)))
-            members.append(
-                Member(
-                    at_work, None if front is None else front.to(device), place(quick, device).requires_grad_(False), space,
-                    own, index,
-                )
-            )  # fmt: skip
+            quick = place(quick, device).requires_grad_(False)
+            front = front if front is None else front.to(device)
+            members.append(Member(at_work, front, quick, space, own, index))
         self.members = tuple(members)
         self.spaces = tuple(member.space for member in members)
         self.kinds = tuple(member.kind for member in members)

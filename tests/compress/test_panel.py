@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compress import Amalgamate, AmalgamateDataFree, Branching, CommonFeature, LayerWise, Sees, Session, State
 from compress.course import Loaded
 from compress.layer_wise import foldable
+from compress.listening import places
 from compress.method import calibrated
 from compress.panel import Panel
 from teachers.networks import DigitsCNN, ResNet
@@ -258,6 +259,32 @@ def test_one_thing_under_two_names_is_told() -> None:
     session.signature = task
     Amalgamate(student=STUDENT, epochs=1)(State((one(), same)), session)
     assert any("'pattern 0' of one and 'x' of same come together" in note for note in session.notes)
+
+
+def test_customising_labels_that_do_not_exclude_each_other_is_plain_restriction() -> None:
+    panel = ask(teacher("a", "xyz", kind="sigmoid"), teacher("b", "zw", kind="sigmoid"), labels="wx")
+    answers = panel.ask(torch.randn(3, 1, 8, 8))
+    first, second = panel.pieces(answers)
+    assert torch.equal(first, answers[0][:, :1])
+    assert torch.equal(second, answers[1][:, 1:])
+    assert [m.index for m in panel.members] == [(1,), (0,)]
+
+
+def test_a_tap_that_is_no_tensor() -> None:
+    class Both(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both, self.linear = Both(), nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(self.both(x)[0].flatten(1))  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match=r"'both' of the student gives a tuple, .* one of linear"):
+        places(Pair(), ["both"], (torch.randn(2, 1, 8, 8),), "the student")
 
 
 def test_a_tap_that_is_overwritten() -> None:
