@@ -80,7 +80,7 @@ class Derived(Labelled):
         """One image in, one number per label out."""
         return Signature((self.shape,), self.labels, *self.scale)
 
-    def open(self, folder: Path | None) -> Splits:
+    def open(self, folder: Path | None) -> MemorySplits:
         """Read everything into memory, and hold val out of train."""
         train, test = self.read(folder)
         mean, std = self.scale

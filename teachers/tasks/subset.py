@@ -12,6 +12,7 @@ from teachers.labels import LabelSpace
 from teachers.signature import Signature
 from teachers.spec import Field, spec
 from teachers.task import Splits, Task
+from teachers.tasks.derived import Derived
 from teachers.tasks.images import Images
 from teachers.tasks.scoring import Scored
 from teachers.tasks.segmentation import Segmentation, mean_iou
@@ -31,7 +32,7 @@ class Subset(Task):
     """the labels that stay, in the order of the network's outputs"""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.of, Images | Segmentation | Scored):
+        if not isinstance(self.of, Images | Derived | Segmentation | Scored):
             raise ValueError(
                 f"Subset keeps labels of images, with one label each, several, or one a pixel, not of a "
                 f"{type(self.of).__name__}"
@@ -53,7 +54,7 @@ class Subset(Task):
 
     def open(self, folder: Path | None) -> Splits:
         """Open the whole, and leave out what is not kept."""
-        assert isinstance(self.of, Images | Segmentation | Scored)
+        assert isinstance(self.of, Images | Derived | Segmentation | Scored)
         return self.of.open(folder).narrowed(self._places())
 
     def predict(self, outputs: Tensor) -> Tensor:
