@@ -11,6 +11,7 @@ from compress import (
     LSP,
     Amalgamate,
     AmalgamateDataFree,
+    Branching,
     Finetune,
     Generate,
     LayerWise,
@@ -22,7 +23,7 @@ from compress import (
 from compress.stage import Stage
 from recipes.recipe import Recipe
 from teachers.networks import GAT, DigitsCNN
-from teachers.tasks import DigitsGraph, Grouped, Toy
+from teachers.tasks import DigitsGraph, Grouped, Subset, Toy
 from teachers.teacher import Checkpoint
 from teachers.train import Train
 
@@ -64,6 +65,17 @@ def _among(name: str, *stages: Stage) -> Recipe:
     return Recipe(name=name, task=TASK, teachers=(TEACHER, *OTHERS), stages=stages)
 
 
+def _parts(name: str, *stages: Stage) -> Recipe:
+    teachers = tuple(
+        Checkpoint(
+            name=who, network=DigitsCNN(classes=2, widths=(8, 8, 8)), task=Subset(of=TASK, keep=keep),
+            train=Train(epochs=12, lr=0.1, warmup=1),
+        )
+        for who, keep in (("front", ("pattern 0", "pattern 1")), ("back", ("pattern 1", "pattern 2")))
+    )  # fmt: skip
+    return Recipe(name=name, task=TASK, teachers=teachers, stages=stages)
+
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -95,11 +107,12 @@ RECIPES = {
             SelectLayer(resamples=0),
             Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1),
         ),
-        _toy("amalgamate", Amalgamate(student=SMALL, epochs=2, method=LayerWise(taps=("bn1",)))),
-        _toy(
+        _parts("amalgamate", Amalgamate(student=SMALL, epochs=2, method=LayerWise(taps=("bn1",)))),
+        _parts("amalgamate-branches", Amalgamate(student=SMALL, epochs=1, method=Branching(cuts=("bn1",)))),
+        _parts(
             "amalgamate-data-free",
             AmalgamateDataFree(
-                student=DigitsCNN(classes=3),
+                student=SMALL,
                 cuts=("bn1",),
                 generator_epochs=2,
                 rounds=2,
