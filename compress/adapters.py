@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.losses import fine
+
 
 def resized(feature: Tensor, size: Sequence[int]) -> Tensor:
     """A feature on another grid: averaged where it gets smaller, bilinear where it grows; (n, C, ...) to (n, C, *size).
@@ -57,7 +59,7 @@ class Codes(nn.Module):
         """R, and the mean squared error of the reconstruction; features (n, C_m, ...) on one grid."""
         wanted = self.even(torch.cat(list(features), 1))
         code = self.unit(self.encode(wanted))
-        return code, (self.decode(code) - wanted).square().mean()
+        return code, fine(self.decode(code) - wanted).square().mean()
 
 
 class Residual(nn.Module):
@@ -118,5 +120,5 @@ class CommonSpace(nn.Module):
         ):
             wanted = even(feature)
             theirs.append(self.extract(align(wanted)))
-            losses.append((decode(theirs[-1]) - wanted).square().mean())
+            losses.append(fine(decode(theirs[-1]) - wanted).square().mean())
         return mine, theirs, losses

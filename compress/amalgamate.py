@@ -6,7 +6,7 @@ from dataclasses import field, replace
 from typing import Annotated, ClassVar
 
 from compress.amalgamation import Amalgamation
-from compress.calibration import Calibration, Evidence
+from compress.calibration import FITTED, Calibration, Evidence
 from compress.course import Course, Loaded, Taught
 from compress.losses import Imitation
 from compress.merging import Merge
@@ -91,6 +91,15 @@ class Amalgamate(Taught):
             panel, source, session, self.calibrate, self.kappa, self.prior, self.samples, strict=self.strict
         )
         merger = merged(panel, self.merge, calibration)
+        if (
+            not (merger.joint and self.calibrate in FITTED)
+            and len(merger.parts) > 1
+            and calibration is not None
+        ):
+            session.note(
+                "which part an image belongs to is not identified: this student may be trusted among the labels of one "
+                "teacher, not among all of them"
+            )
         work = Work(
             session, panel, merger, calibration, Course(self, session, source), self.loss, self.temperature,
             self.samples,

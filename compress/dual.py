@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -241,8 +242,8 @@ class Drawn:
             yield self.game.stack(z.to(self.game.session.device))[0], {}
 
     def total_steps(self, epochs: float) -> int:
-        """Rounds in so many epochs."""
-        return max(1, round(self.game.session.epochs_of(epochs) * self.rounds))
+        """Rounds in so many epochs, a part of one counting whole."""
+        return max(1, math.ceil(self.game.session.epochs_of(epochs)) * self.rounds)
 
     def steps(self) -> int:
         """Rounds in one."""

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.adapters import Codes, pointwise, resized
 from compress.course import Streams, Terms
 from compress.listening import heard, places
+from compress.losses import fine
 from compress.method import Method, Work, needed
 from compress.panel import Panel
 from students.trace import trace
@@ -88,7 +89,7 @@ class LayerWise(Method):
             for tap, code in zip(tapped, wanted, strict=True):
                 tap.forced = code
             outputs = student(images)
-            losses = [(t.given - code).square().mean() for t, code in zip(tapped, wanted, strict=True)]
+            losses = [fine(t.given - code).square().mean() for t, code in zip(tapped, wanted, strict=True)]
             return {**work.imitated(outputs, answers), **dict(zip(self.taps, losses, strict=True))}
 
         work.course.phase(layer_terms, self.layer_epochs, [student], name="layers")

@@ -14,7 +14,6 @@ from compress import (
     Branching,
     Finetune,
     Generate,
-    LayerWise,
     Prune,
     Rank,
     Recalibrate,
@@ -107,8 +106,9 @@ RECIPES = {
             SelectLayer(resamples=0),
             Finetune(epochs=2, lr=0.01, soft_targets=0, labels=1),
         ),
-        _parts("amalgamate", Amalgamate(student=SMALL, epochs=2, method=LayerWise(taps=("bn1",)))),
-        _parts("amalgamate-branches", Amalgamate(student=SMALL, epochs=1, method=Branching(cuts=("bn1",)))),
+        _parts(
+            "amalgamate", Amalgamate(student=SMALL, epochs=1, method=Branching(cuts=("bn1",), block_epochs=1))
+        ),
         _parts(
             "amalgamate-data-free",
             AmalgamateDataFree(

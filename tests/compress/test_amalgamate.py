@@ -115,6 +115,13 @@ def test_a_teacher_that_speaks_louder_costs_the_raw_recipe_dearly_and_us_nothing
     assert any("do not compare" in note for note in session.notes)
 
 
+def test_what_is_not_identified_is_told() -> None:
+    _, session, _ = run(Amalgamate(student=STUDENT, epochs=0.1, merge="per_task"), one(), two())
+    assert any("not identified" in note for note in session.notes)
+    _, session, _ = run(Amalgamate(student=STUDENT, epochs=0.1), one(), two())
+    assert not any("not identified" in note for note in session.notes)
+
+
 def test_only_the_labels_asked_for() -> None:
     task = Subset(of=TASK, keep=(P[4], P[0], P[2]))
     student = DigitsCNN(classes=3, widths=WIDTHS)
@@ -165,6 +172,40 @@ def test_an_exception_in_the_loop_leaves_teachers_as_they_were(
     for again in before:
         again()
     teachers[0].module.eval()
+
+
+class Stop(Exception):
+    """As if the power went."""
+
+
+@each
+def test_what_is_resumed_equals_what_was_never_stopped(name: str, tmp_path: Path) -> None:
+    stage = Amalgamate(student=STUDENT, epochs=2, method=METHODS[name])
+
+    def go(folder: Path, stop: int) -> nn.Module:
+        told: list[int] = []
+
+        def report(values: Any, step: int) -> None:
+            told.append(step)
+            if len(told) == stop:
+                raise Stop
+
+        session = Session(
+            splits=TASK.open(None), signature=TASK.signature(), sees=stage.sees, report=report, folder=folder
+        )
+        torch.manual_seed(0)
+        made = stage(State((one(), two())), session).student
+        assert made is not None
+        return made
+
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+    whole = go(tmp_path / "whole", 0)
+    with pytest.raises(Stop):
+        go(tmp_path / "cut", 2)
+    again = go(tmp_path / "cut", 0)
+    for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
 
 
 @each
