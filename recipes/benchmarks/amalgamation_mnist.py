@@ -1,7 +1,7 @@
-"""Amalgamation on MNIST: two LeNet-5 of some digits each into one of all ten, no label seen.
+"""Amalgamation on MNIST: two LeNets of some digits each into one of all ten, no label seen.
 
     python -m recipes.benchmarks.amalgamation_mnist --data DATA --work FOLDER [--parts alike mismatch overlap]
-        [--ways default raw select supervised] [--seeds 0 1 2]
+        [--ways default raw select supervised] [--network lenet lenet5] [--seeds 0 1 2]
 
 DATA holds MNIST/ as torchvision lays it out, FOLDER keeps the teachers, which are trained on the first call. A row
 a run goes to reports/results/amalgamation-mnist.jsonl, one that is there is passed over; amalgamation-mnist-rows.md is
@@ -22,22 +22,23 @@ from recipes.benchmarks.dfad_mnist import fields_of
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.parts import Opened, amalgamated, measure, part, supervised, table, teachers_of
 from recipes.benchmarks.rows import Rows
-from teachers.networks import LeNet5
+from teachers.networks import LeNet, LeNet5
 from teachers.tasks import MNIST
 from teachers.teacher import Checkpoint
 from teachers.train import Train
 
-KEYS = ("parts", "way", "fields", "epochs")
+KEYS = ("network", "parts", "way", "fields", "epochs")
 ROWS = Rows(RESULTS / "amalgamation-mnist.jsonl", (*KEYS, "seed"))
 TASK = MNIST()
-TEACH = Train(epochs=6, lr=0.05, warmup=0.3)
-SMOOTH, LONG = replace(TEACH, label_smoothing=0.2), replace(TEACH, epochs=18)
+TEACH = Train(epochs=2, lr=0.05, warmup=0.3)
+SMOOTH, LONG = replace(TEACH, label_smoothing=0.2), replace(TEACH, epochs=6)
 PARTS = {
     "alike": (("low", "01234", TEACH), ("high", "56789", TEACH)),
     "mismatch": (("low-smooth", "01234", SMOOTH), ("high-long", "56789", LONG)),
     "overlap": (("zero-five", "012345", TEACH), ("four-nine", "456789", TEACH)),
 }
-STAGE = Amalgamate(student=LeNet5(), epochs=6, lr=0.05)
+NETWORKS: dict[str, LeNet | LeNet5] = {"lenet": LeNet(), "lenet5": LeNet5()}
+STAGE = Amalgamate(epochs=6, lr=0.05)
 RAW: dict[str, Any] = {"merge": "concat", "calibrate": "raw"}
 WAYS: dict[str, dict[str, Any]] = {
     "default": {}, "raw": RAW, "select": {"merge": "select"}, "ce": {"merge": "ce"}, "average": {"merge": "average"},
@@ -45,10 +46,11 @@ WAYS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def checkpoints(parts: str, seed: int) -> list[Checkpoint]:
+def checkpoints(parts: str, network: str, seed: int) -> list[Checkpoint]:
     """The teachers of an experiment."""
     return [
-        part(name, LeNet5(classes=len(keep)), TASK, keep, train, seed) for name, keep, train in PARTS[parts]
+        part(f"{network}-{name}", replace(NETWORKS[network], classes=len(keep)), TASK, keep, train, seed)
+        for name, keep, train in PARTS[parts]
     ]
 
 
@@ -63,6 +65,7 @@ def main() -> None:
     parser.add_argument(
         "--ways", nargs="+", choices=(*WAYS, "supervised"), default=["default", "raw", "supervised"]
     )
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="lenet")
     parser.add_argument("--fields", nargs="*", default=[], help="fields of Amalgamate to set: lr=0.1 kappa=6")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
@@ -75,12 +78,16 @@ def main() -> None:
         for way in arguments.ways:
             if parts == "overlap" and way == "raw":
                 continue  # shared labels have no place beside each other
-            stage = replace(STAGE, **{**WAYS.get(way, {}), **fields_of(arguments.fields)})
+            stage = replace(
+                STAGE,
+                student=NETWORKS[arguments.network],
+                **{**WAYS.get(way, {}), **fields_of(arguments.fields)},
+            )
             for seed in arguments.seeds:
                 whole = way == "supervised"
                 key = {
-                    "parts": "all" if whole else parts, "way": way, "fields": " ".join(sorted(arguments.fields)),
-                    "epochs": stage.epochs, "seed": seed,
+                    "network": arguments.network, "parts": "all" if whole else parts, "way": way,
+                    "fields": " ".join(sorted(arguments.fields)), "epochs": stage.epochs, "seed": seed,
                 }  # fmt: skip
 
                 def make(
@@ -88,8 +95,8 @@ def main() -> None:
                 ) -> Any:
                     if whole:
                         train = replace(TEACH, epochs=max(round(stage.epochs), 1))
-                        return supervised(LeNet5(), train, TASK, opened, seed)
-                    known = checkpoints(parts, seed)
+                        return supervised(NETWORKS[arguments.network], train, TASK, opened, seed)
+                    known = checkpoints(parts, arguments.network, seed)
                     teachers = teachers_of(known, arguments.work, opened)
                     return amalgamated([stage], teachers, known, TASK, opened, seed)
 

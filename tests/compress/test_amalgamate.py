@@ -193,8 +193,9 @@ def test_what_is_resumed_equals_what_was_never_stopped(name: str, tmp_path: Path
         session = Session(
             splits=TASK.open(None), signature=TASK.signature(), sees=stage.sees, report=report, folder=folder
         )
+        teachers = (one(), two())
         torch.manual_seed(0)
-        made = stage(State((one(), two())), session).student
+        made = stage(State(teachers), session).student
         assert made is not None
         return made
 
