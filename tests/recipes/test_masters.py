@@ -1,6 +1,7 @@
 """The end of a run with several teachers: student against each, all together, and what the report says of it."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -10,16 +11,18 @@ import torch
 from torch import Tensor
 
 from compress import Amalgamate
+from compress.amalgamation import Amalgamation
 from recipes import measure
+from recipes.masters import compared
 from recipes.plan import plan
 from recipes.recipe import Recipe, Workshop
 from recipes.run import run
 from reports import mastery
 from reports.mastery import Duel
 from teachers.networks import DeepLab, DigitsCNN
-from teachers.tasks import Digits, Pairs, Shapes, Subset, Toy
+from teachers.tasks import Pairs, Scenes, Shapes, Subset, Toy
 from teachers.tasks.segmentation import mean_iou
-from teachers.teacher import Checkpoint
+from teachers.teacher import Checkpoint, Teacher
 from teachers.train import Train
 
 TASK = Toy(classes=4, samples=240, batch=32)
@@ -133,6 +136,35 @@ def test_other_kinds_of_answers(
         )
 
 
+def test_outputs_of_unlike_units_are_told_apart_and_never_averaged() -> None:
+    both = Scenes(size=16, samples=12, batch=4)
+    tasks = {ask: replace(both, ask=ask) for ask in ("shapes", "depth")}
+    torch.manual_seed(0)
+    small = {"widths": (4, 4, 4, 4), "blocks": 1, "head": 4, "rates": (1,)}
+    teachers = [
+        Teacher(name, DeepLab(classes=classes, **small).build(), tasks[name].signature())  # type: ignore[arg-type]
+        for name, classes in (("shapes", 3), ("depth", 1))
+    ]
+
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = torch.nn.ModuleList(teacher.module for teacher in teachers)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([part(x) for part in self.parts], 1)
+
+    made = Amalgamation(("depth", "shapes"), (("depth",), ("ground", "disc", "square")), "per_task")
+    found = compared(Both(), teachers, tasks, both, made, lambda task: task.open(None), torch.device("cpu"))
+    assert (found["joint"], found["groups"]) == (None, None)
+    assert [one["metric"] for one in found["teachers"]] == ["delta1", "mIoU"]
+    for one in found["teachers"]:
+        assert one["student"] == one["other"], "the student is made of its teachers"
+        assert (one["low"], one["high"]) == (0, 0)
+    assert found["master"]
+    assert "master of 2 of 2" in mastery.verdict(found)
+
+
 # -- numbers -----------------------------------------------------------------------------------------------
 
 
@@ -165,10 +197,9 @@ def test_calibration_error_by_hand() -> None:
     assert mastery.calibration_error(sure, right) == pytest.approx((2 * 0.1 + 2 * 0.1) / 4)
 
 
-def test_digits_are_not_needed_for_any_of_this() -> None:
+def test_any_score_is_drawn_again() -> None:
     def score(one: Tensor, _: Tensor) -> float:
         return float(one.mean())
 
     duel = mastery.of_scores(score, torch.ones(9), torch.zeros(9), torch.zeros(9))
     assert (duel.low, duel.high) == (1, 1)
-    assert Digits().metric == "accuracy"
