@@ -247,7 +247,7 @@ def test_labels_that_do_not_exclude_each_other() -> None:
 def test_it_learns_something_from_weights_alone() -> None:
     teachers = (taught("one", (0, 1, 2), epochs=10), taught("two", (3, 4), epochs=10))
     more = {
-        "generator_epochs": 8, "rounds": 25, "batch": 32, "batch_norm": 1.0, "epochs": 6, "block_epochs": 2,
+        "generator_epochs": 6, "rounds": 20, "batch": 32, "batch_norm": 1.0, "epochs": 5, "block_epochs": 1,
         "samples": 512, "bank": 1024, "width": 8,
     }  # fmt: skip
     stage = AmalgamateDataFree(**{**SMALL, **more})

@@ -148,8 +148,8 @@ def test_a_branched_student_answers_trains_and_outlives_us(tmp_path: Path) -> No
                 nn.init.normal_(part.excite.weight)
     assert len(student.trunk) == 2
     signature = Signature(((1, 8, 8),), tuple("abcdefgh"))
-    compact.save(student, tmp_path / "compact", signature)
-    again = compact.load(tmp_path / "compact")
+    compact.put_away(student, tmp_path, signature=signature)
+    again = compact.take_out(tmp_path)
     assert torch.equal(again(images), student(images))
     student.train()(images).square().sum().backward()
     assert all(p.grad is not None for p in student.parameters())
