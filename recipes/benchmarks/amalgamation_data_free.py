@@ -24,24 +24,25 @@ from recipes.benchmarks.dfad_mnist import fields_of
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.parts import Opened, amalgamated, measure, part, supervised, table, teachers_of
 from recipes.benchmarks.rows import Rows
-from teachers.networks import DigitsCNN
+from teachers.networks import DigitsCNN, LeNet5
 from teachers.task import Task
 from teachers.tasks import MNIST, Pairs
 from teachers.teacher import Checkpoint
 from teachers.train import Train
 
-KEYS = ("parts", "way", "fields", "epochs")
+KEYS = ("network", "parts", "way", "fields", "epochs")
 ROWS = Rows(RESULTS / "amalgamation-data-free.jsonl", (*KEYS, "seed"))
-WIDTHS = (16, 32, 64)
+NETWORKS: dict[str, tuple[DigitsCNN | LeNet5, tuple[str, ...]]] = {
+    "digits-cnn": (DigitsCNN(widths=(16, 32, 64)), ("bn1", "bn2")),
+    "lenet5": (
+        LeNet5(),
+        ("conv1", "conv2"),
+    ),  # without batch norm; the halves alone: pairs are too wide for it
+}
 TASKS: dict[str, Task] = {"halves": MNIST(), "pairs": Pairs(of=MNIST(), samples=20000)}
-TEACH = {"halves": Train(epochs=2, lr=0.05, warmup=0.3), "pairs": Train(epochs=15, lr=0.1, warmup=1.0)}
+TEACH = {"halves": Train(epochs=6, lr=0.05, warmup=0.3), "pairs": Train(epochs=15, lr=0.1, warmup=1.0)}
 STAGE = AmalgamateDataFree(
-    student=DigitsCNN(widths=WIDTHS),
-    cuts=("bn1", "bn2"),
-    generator_epochs=30,
-    block_epochs=5,
-    epochs=15,
-    batch_norm=1.0,
+    student=DigitsCNN(), cuts=("bn1", "bn2"), generator_epochs=30, block_epochs=5, epochs=15, batch_norm=1.0
 )
 WAYS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -57,12 +58,12 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def checkpoints(parts: str, seed: int) -> list[Checkpoint]:
+def checkpoints(parts: str, name: str, seed: int) -> list[Checkpoint]:
     """The teachers of an experiment."""
-    network = DigitsCNN(classes=5, widths=WIDTHS)
+    network = replace(NETWORKS[name][0], classes=5)
     return [
-        part(f"{parts}-{name}", network, TASKS[parts], keep, TEACH[parts], seed)
-        for name, keep in (("low", "01234"), ("high", "56789"))
+        part(f"{name}-{parts}-{half}", network, TASKS[parts], keep, TEACH[parts], seed)
+        for half, keep in (("low", "01234"), ("high", "56789"))
     ]
 
 
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the teachers")
     parser.add_argument("--parts", nargs="+", choices=tuple(TASKS), default=["halves"])
     parser.add_argument("--ways", nargs="+", choices=(*WAYS, "supervised"), default=["default"])
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="digits-cnn")
     parser.add_argument("--fields", nargs="*", default=[], help="fields to set: rounds=50 entropy=2")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
@@ -87,12 +89,19 @@ def main() -> None:
         for way in arguments.ways:
             if parts == "halves" and way == "no-sparsity":
                 continue  # labels that exclude each other are sparse as they are
-            stage = replace(STAGE, **{**WAYS.get(way, {}), **fields_of(arguments.fields)})
+            network, cuts = NETWORKS[arguments.network]
+            plain: dict[str, Any] = {} if arguments.network == "digits-cnn" else {"batch_norm": 0.0}
+            stage = replace(
+                STAGE,
+                student=network,
+                cuts=cuts,
+                **{**plain, **WAYS.get(way, {}), **fields_of(arguments.fields)},
+            )
             for seed in arguments.seeds:
                 whole = way == "supervised"
                 key = {
-                    "parts": parts, "way": way, "fields": " ".join(sorted(arguments.fields)), "epochs": stage.epochs,
-                    "seed": seed,
+                    "network": arguments.network, "parts": parts, "way": way,
+                    "fields": " ".join(sorted(arguments.fields)), "epochs": stage.epochs, "seed": seed,
                 }  # fmt: skip
 
                 def make(
@@ -102,10 +111,12 @@ def main() -> None:
                     whole: bool = whole,
                 ) -> Any:
                     if whole:
-                        return supervised(DigitsCNN(widths=WIDTHS), TEACH[parts], TASKS[parts], opened, seed)
-                    known = checkpoints(parts, seed)
+                        return supervised(
+                            NETWORKS[arguments.network][0], TEACH[parts], TASKS[parts], opened, seed
+                        )
+                    known = checkpoints(parts, arguments.network, seed)
                     teachers = teachers_of(known, arguments.work, opened)
-                    stages = [stage, Recalibrate(batches=2)]
+                    stages = [stage, Recalibrate(batches=2)] if arguments.network == "digits-cnn" else [stage]
                     return amalgamated(stages, teachers, known, TASKS[parts], opened, seed)
 
                 path = rows.path.with_name(f"{rows.path.stem}-rows.md")
