@@ -20,33 +20,15 @@ from recipes.gather import trained_folder
 from recipes.page import read, write
 from recipes.recipe import Recipe, Workshop
 from recipes.run import Quiet, Result, run
-from teachers.task import Batch, Split, Splits
 from teachers.teacher import Checkpoint, Teacher
 
 sys.path.insert(0, str(Path(__file__).parent))
 from examples import RECIPES, TASK, TEACHER
+from untouchable import Untouchable
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "recipes" / "book").rglob("*.yaml"))
 each = pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
-
-
-class Untouchable(Splits):
-    """Data that raises when touched."""
-
-    def samples(self, split: Split) -> int:
-        """Raise."""
-        raise AssertionError(f"{split.value} was counted")
-
-    def steps(self, split: Split) -> int:
-        """Raise."""
-        raise AssertionError(f"{split.value} was counted")
-
-    def batches(
-        self, split: Split, device: torch.device, generator: torch.Generator | None = None
-    ) -> Iterator[Batch]:
-        """Raise."""
-        raise AssertionError(f"{split.value} was read")
 
 
 class Interrupt(Quiet):

@@ -10,19 +10,15 @@ reports/results/amalgamation-cifar10.jsonl, one that is there is passed over; th
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from compress.amalgamate import Amalgamate
 from compress.common_feature import CommonFeature
 from compress.layer_wise import LayerWise
-from recipes.benchmarks.dfad_mnist import fields_of
 from recipes.benchmarks.gal_cifar10 import RESULTS
-from recipes.benchmarks.parts import Opened, amalgamated, measure, part, supervised, table, teachers_of
+from recipes.benchmarks.grid import SUPERVISED, measured, options
+from recipes.benchmarks.parts import Opened, amalgamated, part, supervised, teachers_of
 from recipes.benchmarks.rows import Rows
 from teachers.networks import VGG, ResNet
 from teachers.tasks import ImageFolder
@@ -66,50 +62,29 @@ def checkpoints(parts: str, seed: int, epochs: int) -> list[Checkpoint]:
 
 def main() -> None:
     """Measure what is asked for and not there yet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar10/")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the teachers")
-    parser.add_argument("--parts", nargs="+", choices=("halves", "three", "unlike"), default=["halves"])
-    parser.add_argument("--ways", nargs="+", choices=(*WAYS, "supervised"), default=["soft"])
-    parser.add_argument(
-        "--fields", nargs="*", default=[], help="fields of Amalgamate to set: lr=0.05 kappa=6"
+    parser = options(
+        __doc__, "cifar10/", ("halves", "three", "unlike"), tuple(WAYS), (("halves",), ("soft",))
     )
     parser.add_argument("--teacher-epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rows", type=Path, help="another file for the rows, and its table beside it")
+    parser.set_defaults(threads=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = Rows(arguments.rows, ROWS.key) if arguments.rows else ROWS
     opened = Opened(arguments.data)
-    for parts in arguments.parts:
-        for way in arguments.ways:
-            if (parts == "three" and way == "raw") or (parts == "unlike" and way == "layers"):
-                continue  # shared labels do not stand side by side; unlike networks have no layers in common
-            stage = replace(STAGE, **{**WAYS.get(way, {}), **fields_of(arguments.fields)})
-            for seed in arguments.seeds:
-                whole = way == "supervised"
-                key = {
-                    "parts": "all" if whole else parts, "way": way, "fields": " ".join(sorted(arguments.fields)),
-                    "epochs": stage.epochs, "seed": seed,
-                }  # fmt: skip
 
-                def make(
-                    parts: str = parts, stage: Amalgamate = stage, seed: int = seed, whole: bool = whole
-                ) -> Any:
-                    if whole:
-                        train = Train(
-                            epochs=max(round(stage.epochs), 1), lr=0.1, warmup=min(1.0, stage.epochs / 4)
-                        )
-                        return supervised(ResNet(), train, TASK, opened, seed)
-                    known = checkpoints(parts, seed, arguments.teacher_epochs)
-                    teachers = teachers_of(known, arguments.work, opened, "bf16")
-                    return amalgamated([stage], teachers, known, TASK, opened, seed, "bf16")
+    def stage(parts: str, way: str) -> Amalgamate | None:
+        if (parts, way) in (("three", "raw"), ("unlike", "layers")):
+            return None  # shared labels do not stand side by side; unlike networks have no layers in common
+        return replace(STAGE, **WAYS.get(way, {}))
 
-                path = rows.path.with_name(f"{rows.path.stem}-rows.md")
-                measure(rows, key, make, path, lambda: table(rows, KEYS))
+    def make(parts: str, way: str, stage: Amalgamate, seed: int) -> dict[str, Any]:
+        if way == SUPERVISED:
+            epochs = max(round(stage.epochs), 1)
+            train = Train(epochs=epochs, lr=0.1, warmup=min(1.0, stage.epochs / 4))
+            return supervised(ResNet(), train, TASK, opened, seed)
+        known = checkpoints(parts, seed, arguments.teacher_epochs)
+        teachers = teachers_of(known, arguments.work, opened, "bf16")
+        return amalgamated([stage], teachers, known, TASK, opened, seed, "bf16")
+
+    measured(arguments, ROWS, KEYS, stage, make, whole="all")
 
 
 if __name__ == "__main__":

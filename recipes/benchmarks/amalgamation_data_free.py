@@ -11,18 +11,14 @@ goes to reports/results/amalgamation-data-free.jsonl, one that is there is passe
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from compress.amalgamate_data_free import AmalgamateDataFree
 from compress.recalibrate import Recalibrate
-from recipes.benchmarks.dfad_mnist import fields_of
 from recipes.benchmarks.gal_cifar10 import RESULTS
-from recipes.benchmarks.parts import Opened, amalgamated, measure, part, supervised, table, teachers_of
+from recipes.benchmarks.grid import SUPERVISED, measured, options
+from recipes.benchmarks.parts import Opened, amalgamated, part, supervised, teachers_of
 from recipes.benchmarks.rows import Rows
 from teachers.networks import DigitsCNN, LeNet5
 from teachers.task import Task
@@ -69,58 +65,30 @@ def checkpoints(parts: str, name: str, seed: int) -> list[Checkpoint]:
 
 def main() -> None:
     """Measure what is asked for and not there yet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds MNIST/")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the teachers")
-    parser.add_argument("--parts", nargs="+", choices=tuple(TASKS), default=["halves"])
-    parser.add_argument("--ways", nargs="+", choices=(*WAYS, "supervised"), default=["default"])
+    parser = options(__doc__, "MNIST/", tuple(TASKS), tuple(WAYS), (("halves",), ("default",)))
     parser.add_argument("--network", choices=tuple(NETWORKS), default="digits-cnn")
-    parser.add_argument("--fields", nargs="*", default=[], help="fields to set: rounds=50 entropy=2")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rows", type=Path, help="another file for the rows, and its table beside it")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = Rows(arguments.rows, ROWS.key) if arguments.rows else ROWS
-    opened = Opened(arguments.data)
-    for parts in arguments.parts:
-        for way in arguments.ways:
-            if parts == "halves" and way == "no-sparsity":
-                continue  # labels that exclude each other are sparse as they are
-            network, cuts = NETWORKS[arguments.network]
-            plain: dict[str, Any] = {} if arguments.network == "digits-cnn" else {"batch_norm": 0.0}
-            stage = replace(
-                STAGE,
-                student=network,
-                cuts=cuts,
-                **{**plain, **WAYS.get(way, {}), **fields_of(arguments.fields)},
-            )
-            for seed in arguments.seeds:
-                whole = way == "supervised"
-                key = {
-                    "network": arguments.network, "parts": parts, "way": way,
-                    "fields": " ".join(sorted(arguments.fields)), "epochs": stage.epochs, "seed": seed,
-                }  # fmt: skip
+    opened, name = Opened(arguments.data), arguments.network
+    network, cuts = NETWORKS[name]
+    normed = name == "digits-cnn"  # what has batch norms can be asked what they remember, and measured anew
 
-                def make(
-                    parts: str = parts,
-                    stage: AmalgamateDataFree = stage,
-                    seed: int = seed,
-                    whole: bool = whole,
-                ) -> Any:
-                    if whole:
-                        return supervised(
-                            NETWORKS[arguments.network][0], TEACH[parts], TASKS[parts], opened, seed
-                        )
-                    known = checkpoints(parts, arguments.network, seed)
-                    teachers = teachers_of(known, arguments.work, opened)
-                    stages = [stage, Recalibrate(batches=2)] if arguments.network == "digits-cnn" else [stage]
-                    return amalgamated(stages, teachers, known, TASKS[parts], opened, seed)
+    def stage(parts: str, way: str) -> AmalgamateDataFree | None:
+        if parts == "halves" and way == "no-sparsity":
+            return None  # labels that exclude each other are sparse as they are
+        plain: dict[str, Any] = {} if normed else {"batch_norm": 0.0}
+        return replace(STAGE, student=network, cuts=cuts, **{**plain, **WAYS.get(way, {})})
 
-                path = rows.path.with_name(f"{rows.path.stem}-rows.md")
-                measure(rows, key, make, path, lambda: table(rows, KEYS, "Accuracy (halves) and mAP (pairs)"))
+    def make(parts: str, way: str, stage: AmalgamateDataFree, seed: int) -> dict[str, Any]:
+        if way == SUPERVISED:
+            return supervised(network, TEACH[parts], TASKS[parts], opened, seed)
+        known = checkpoints(parts, name, seed)
+        teachers = teachers_of(known, arguments.work, opened)
+        stages = [stage, Recalibrate(batches=2)] if normed else [stage]
+        return amalgamated(stages, teachers, known, TASKS[parts], opened, seed)
+
+    measured(
+        arguments, ROWS, KEYS, stage, make, more={"network": name}, metric="Accuracy (halves) and mAP (pairs)"
+    )
 
 
 if __name__ == "__main__":

@@ -10,17 +10,13 @@ drawn anew from all.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from compress.amalgamate import Amalgamate
-from recipes.benchmarks.dfad_mnist import fields_of
 from recipes.benchmarks.gal_cifar10 import RESULTS
-from recipes.benchmarks.parts import Opened, amalgamated, measure, part, supervised, table, teachers_of
+from recipes.benchmarks.grid import SUPERVISED, measured, options
+from recipes.benchmarks.parts import Opened, amalgamated, part, supervised, teachers_of
 from recipes.benchmarks.rows import Rows
 from teachers.networks import LeNet, LeNet5
 from teachers.tasks import MNIST
@@ -56,52 +52,27 @@ def checkpoints(parts: str, network: str, seed: int) -> list[Checkpoint]:
 
 def main() -> None:
     """Measure what is asked for and not there yet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds MNIST/")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the teachers")
-    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS))
-    parser.add_argument(
-        "--ways", nargs="+", choices=(*WAYS, "supervised"), default=["default", "raw", "supervised"]
+    parser = options(
+        __doc__, "MNIST/", tuple(PARTS), tuple(WAYS), (tuple(PARTS), ("default", "raw", SUPERVISED))
     )
     parser.add_argument("--network", choices=tuple(NETWORKS), default="lenet")
-    parser.add_argument("--fields", nargs="*", default=[], help="fields of Amalgamate to set: lr=0.1 kappa=6")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rows", type=Path, help="another file for the rows, and its table beside it")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = Rows(arguments.rows, ROWS.key) if arguments.rows else ROWS
-    opened = Opened(arguments.data)
-    for parts in arguments.parts:
-        for way in arguments.ways:
-            if parts == "overlap" and way == "raw":
-                continue  # shared labels have no place beside each other
-            stage = replace(
-                STAGE,
-                student=NETWORKS[arguments.network],
-                **{**WAYS.get(way, {}), **fields_of(arguments.fields)},
-            )
-            for seed in arguments.seeds:
-                whole = way == "supervised"
-                key = {
-                    "network": arguments.network, "parts": "all" if whole else parts, "way": way,
-                    "fields": " ".join(sorted(arguments.fields)), "epochs": stage.epochs, "seed": seed,
-                }  # fmt: skip
+    opened, network = Opened(arguments.data), NETWORKS[arguments.network]
 
-                def make(
-                    parts: str = parts, stage: Amalgamate = stage, seed: int = seed, whole: bool = whole
-                ) -> Any:
-                    if whole:
-                        train = replace(TEACH, epochs=max(round(stage.epochs), 1))
-                        return supervised(NETWORKS[arguments.network], train, TASK, opened, seed)
-                    known = checkpoints(parts, arguments.network, seed)
-                    teachers = teachers_of(known, arguments.work, opened)
-                    return amalgamated([stage], teachers, known, TASK, opened, seed)
+    def stage(parts: str, way: str) -> Amalgamate | None:
+        if (parts, way) == ("overlap", "raw"):
+            return None  # shared labels have no place beside each other
+        return replace(STAGE, student=network, **WAYS.get(way, {}))
 
-                path = rows.path.with_name(f"{rows.path.stem}-rows.md")
-                measure(rows, key, make, path, lambda: table(rows, KEYS))
+    def make(parts: str, way: str, stage: Amalgamate, seed: int) -> dict[str, Any]:
+        if way == SUPERVISED:
+            train = replace(TEACH, epochs=max(round(stage.epochs), 1))
+            return supervised(network, train, TASK, opened, seed)
+        known = checkpoints(parts, arguments.network, seed)
+        teachers = teachers_of(known, arguments.work, opened)
+        return amalgamated([stage], teachers, known, TASK, opened, seed)
+
+    measured(arguments, ROWS, KEYS, stage, make, more={"network": arguments.network}, whole="all")
 
 
 if __name__ == "__main__":

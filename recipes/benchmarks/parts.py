@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,22 +155,3 @@ def table(
 def _mean(values: Any) -> str:
     numbers = list(values)
     return f"{100 * sum(numbers) / len(numbers):.2f}"
-
-
-def measure(
-    rows: Rows,
-    key: Mapping[str, Any],
-    make: Callable[[], dict[str, Any]],
-    path: Path,
-    text: Callable[[], str],
-) -> None:
-    """Add a row unless it is there, draw the table anew, and say what came out."""
-    from students.files import write_text
-
-    if rows.has(**key):
-        return
-    row = make()
-    rows.add({**key, **row})
-    write_text(path, text())
-    joint = row["result"]["joint"]
-    print({**key, "joint": joint and joint["student"], "cpu_seconds": row["cpu_seconds"]}, flush=True)

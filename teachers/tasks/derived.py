@@ -18,7 +18,7 @@ from teachers.task import Split, Splits, Task
 from teachers.tasks.images import Images
 from teachers.tasks.labelled import Labelled
 from teachers.tasks.pixels import Masks, PixelSplits
-from teachers.tasks.splits import MemorySplits, Samples, stratified
+from teachers.tasks.splits import MemorySplits, Samples, renumbering, stratified
 
 Side = Annotated[int, Field(ge=1)]
 
@@ -181,11 +181,9 @@ class Grouped(Derived):
 
     def change(self, samples: Samples, train: bool) -> Samples:
         """Those in a group."""
-        new = torch.full((len(self.base.labels),), -1)
-        for label, names in enumerate(self.groups.values()):
-            for name in names:
-                new[self.base.labels.index(name)] = label
-        labels = new[samples.labels]
+        old = self.base.labels
+        groups = [[old.index(name) for name in names] for names in self.groups.values()]
+        labels = renumbering(len(old), groups)[samples.labels]
         return Samples(samples.images[labels >= 0], labels[labels >= 0])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from teachers.task import Batch, Split, Splits
-from teachers.tasks.splits import steps_of
+from teachers.tasks.splits import renumbering, steps_of
 
 VOID = 255
 """the label in memory of a pixel that is not judged"""
@@ -57,8 +57,7 @@ class PixelSplits(Splits):
         Images without a pixel that is left are left out.
         """
         made = copy.copy(self)
-        numbers = torch.full((256,), VOID, dtype=torch.uint8)
-        numbers[list(labels)] = torch.arange(len(labels), dtype=torch.uint8)
+        numbers = renumbering(256, [(label,) for label in labels]).to(torch.uint8)  # -1 becomes VOID
         made._parts = {}
         for split, part in self._parts.items():
             masks = numbers[part.labels.int()]

@@ -67,6 +67,14 @@ def steps_of(samples: int, size: int, split: Split) -> int:
     return max(whole, 1) if split is Split.TRAIN else whole + bool(rest)
 
 
+def renumbering(labels: int, groups: Sequence[Sequence[int]]) -> Tensor:
+    """The new number of each of so many labels, that of the group it is in; -1 where it is in none: (labels,)."""
+    numbers = torch.full((labels,), -1)
+    for new, group in enumerate(groups):
+        numbers[list(group)] = new
+    return numbers
+
+
 class MemorySplits(Splits):
     """Images held as uint8; val is held out of train, stratified, by a seed.
 
@@ -130,8 +138,7 @@ class MemorySplits(Splits):
             made._labels = {split: of[:, list(labels)] for split, of in self._labels.items()}
             return made
         most = max(int(of.max()) for of in self._labels.values() if len(of))
-        numbers = torch.full((max(most, *labels) + 1,), -1, dtype=torch.int64)
-        numbers[list(labels)] = torch.arange(len(labels))
+        numbers = renumbering(max(most, *labels) + 1, [(label,) for label in labels])
         made._labels = {split: numbers[of] for split, of in self._labels.items()}
         made._rows = {split: rows[made._labels[split][rows] >= 0] for split, rows in self._rows.items()}
         return made

@@ -1,7 +1,6 @@
 """Amalgamate: one student of several teachers, by every method, and the teachers never notice."""
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from amalgamated import CPU, STUDENT, TASK, WIDTHS, P, accuracy, one, over, taught, two
 from torch import Tensor, nn
 
-from compress import Amalgamate, Branching, CommonFeature, LayerWise, Sees, Session, SoftTargets, State
+from compress import Amalgamate, Branching, CommonFeature, LayerWise, MergedTargets, Sees, Session, State
 from compress.course import Course, Loaded
 from compress.graft import Grafts
 from compress.layer_wise import fold, foldable, insert
@@ -25,11 +25,8 @@ from teachers.tasks import Scenes, Subset
 from teachers.teacher import Teacher
 from teachers.train import Train
 
-sys.path.insert(0, str(Path(__file__).parent))
-from amalgamated import CPU, STUDENT, TASK, WIDTHS, P, accuracy, one, over, taught, two
-
 METHODS: dict[str, Method] = {
-    "soft": SoftTargets(),
+    "soft": MergedTargets(),
     "layer-wise": LayerWise(taps=("bn1", "conv2"), code_epochs=1, layer_epochs=2),
     "common, paired": CommonFeature(width=8),
     "common, mmd": CommonFeature(width=8, distance="mmd", tap="bn2", teacher_taps={"one": "bn2"}, weight=0.1),

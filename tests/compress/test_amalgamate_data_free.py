@@ -1,14 +1,14 @@
 """AmalgamateDataFree: nothing is seen, the stack mirrors the teachers, and the labels do not go out unnoticed."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from amalgamated import STUDENT, TASK, WIDTHS, P, accuracy, one, taught, two
 from torch import Tensor, nn
+from untouchable import Untouchable
 
 from compress import AmalgamateDataFree, Sees, Session, State
 from compress.bank import Bank
@@ -17,30 +17,13 @@ from compress.graft import Grafts
 from compress.panel import Panel
 from compress.stack import GroupStack, activation, certainty, dark, doubt, sparsity, unevenness
 from teachers.networks import DigitsCNN, LeNet5
-from teachers.task import Batch, Split, Splits
 from teachers.teacher import Teacher
-
-sys.path.insert(0, str(Path(__file__).parent))
-from amalgamated import STUDENT, TASK, WIDTHS, P, accuracy, one, taught, two
 
 CUTS = ("bn1", "bn2")
 SMALL: dict[str, Any] = {
     "student": STUDENT, "cuts": CUTS, "generator_epochs": 2, "rounds": 3, "batch": 16, "latent": 8, "width": 4,
     "block_epochs": 1, "epochs": 1, "samples": 64, "bank": 64,
 }  # fmt: skip
-
-
-class Untouchable(Splits):
-    def samples(self, split: Split) -> int:
-        raise AssertionError(f"{split.value} was counted")
-
-    def steps(self, split: Split) -> int:
-        raise AssertionError(f"{split.value} was counted")
-
-    def batches(
-        self, split: Split, device: torch.device, generator: torch.Generator | None = None
-    ) -> Iterator[Batch]:
-        raise AssertionError(f"{split.value} was read")
 
 
 def run(stage: AmalgamateDataFree, *teachers: Teacher) -> tuple[nn.Module, Session, list[dict[str, float]]]:

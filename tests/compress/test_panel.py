@@ -1,14 +1,13 @@
 """What teachers cannot be asked: one clear message, that names teacher, label, layer and shapes."""
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from amalgamated import STUDENT, TASK, P, one, over, two
 from torch import Tensor, nn
 
 from compress import Amalgamate, AmalgamateDataFree, Branching, CommonFeature, LayerWise, Sees, Session, State
@@ -21,9 +20,6 @@ from teachers.networks import DigitsCNN, ResNet
 from teachers.signature import Signature
 from teachers.tasks import Unseen
 from teachers.teacher import Teacher
-
-sys.path.insert(0, str(Path(__file__).parent))
-from amalgamated import STUDENT, TASK, P, one, over, two
 
 GREY = TASK.signature()
 
@@ -151,7 +147,7 @@ def do(*others: Teacher, task: Any = TASK, **fields: Any) -> State:
 STAGES: dict[str, tuple[Callable[[], Any], str]] = {
     "width of the head": (lambda: do(student=DigitsCNN(classes=4)), "4 outputs, and 5 labels are asked for"),
     "size of the student": (lambda: do(task=COLOUR), r"student does not take the task's images, \(3, 8, 8\)"),
-    "no student": (lambda: do(student=None), "SoftTargets teaches a student, and there is none"),
+    "no student": (lambda: do(student=None), "MergedTargets teaches a student, and there is none"),
     "no such tap": (lambda: do(method=CommonFeature(tap="bn9")), "the student has no layer 'bn9'; did you mean"),
     "no such tap of a teacher": (
         lambda: do(method=CommonFeature(teacher_taps={"two": "x"})), "teacher 'two' has no layer 'x'.*there are conv1",

@@ -2,19 +2,19 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from untouchable import Untouchable
 
 from compress import Prune, State
 from compress.session import Sees, Session
 from teachers.networks import DigitsCNN, LeNet5
 from teachers.signature import Signature
-from teachers.task import Batch, Split, Splits
 from teachers.tasks import Toy
 from teachers.teacher import Teacher
 
@@ -22,19 +22,6 @@ Cost = Callable[[nn.Module], int]
 Fingerprint = Callable[[nn.Module], dict[str, Any]]
 IMPORTANCES = ["l1", "l2", "bn_scale", "taylor", "random"]
 each = pytest.mark.parametrize("importance", IMPORTANCES)
-
-
-class Untouchable(Splits):
-    """Data that raises when touched."""
-
-    def samples(self, split: Split) -> int:
-        raise AssertionError
-
-    def steps(self, split: Split) -> int:
-        raise AssertionError
-
-    def batches(self, *what: object) -> Iterator[Batch]:
-        raise AssertionError
 
 
 def student_of(state: State) -> Any:

@@ -1,6 +1,7 @@
 """Labels by name: spaces, how they overlap, aliases, and parts of tasks."""
 
 import contextlib
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from teachers.task import Split
 from teachers.tasks import Digits, Pairs, Scenes, Shapes, Subset, Table, Toy, Unseen
 from teachers.tasks.pixels import IGNORED
 from teachers.tasks.scoring import average_precision, within_a_quarter
-from teachers.train import Train
+from teachers.train import Train, agreeing, supervised
 
 SMALL = DeepLab(classes=1, widths=(8, 8, 8, 8), blocks=1, head=8, rates=(1,))
 CPU = torch.device("cpu")
@@ -181,6 +182,21 @@ def test_both_tasks_of_a_scene_are_judged_by_the_worse() -> None:
     assert not isinstance(task, Table | Toy)
 
 
-def test_one_network_is_not_trained_on_two_kinds_at_once() -> None:
-    with pytest.raises(ValueError, match="one thing at a time"):
-        Train(epochs=1)._loss(torch.zeros(1, 4), torch.zeros(1, 4), "mixed")
+def test_what_is_true_is_judged_by_what_outputs_mean() -> None:
+    """The loss and the share of right answers, by the letter; what is not known is passed over."""
+    outputs = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
+    truth = torch.tensor([[1.0, 0.0], [0.0, torch.nan]])
+    known = [(1.0, 1.0), (-2.0, 0.0), (0.5, 0.0)]
+    for smoothing in (0.0, 0.2):
+        smooth = [(z, t * (1 - smoothing) + smoothing / 2) for z, t in known]
+        slow = sum(math.log1p(math.exp(z)) - t * z for z, t in smooth) / 3
+        assert supervised(outputs, truth, "sigmoid", smoothing) == pytest.approx(slow)
+    assert tuple(map(int, agreeing(outputs, truth, "sigmoid"))) == (2, 3)
+    depths = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    given = torch.tensor([[1.2, 2.0], [-3.0, 5.5]])
+    assert supervised(given, depths, "regression") == pytest.approx((0.2 + 0 + 6 + 1.5) / 4)
+    assert tuple(map(int, agreeing(given, depths, "regression"))) == (2, 4)
+    with pytest.raises(ValueError, match="outputs of several kinds are not taught at once"):
+        supervised(outputs, depths, "mixed")
+    with pytest.raises(ValueError, match="targets are fractions, and exactly one label is said to be true"):
+        supervised(outputs, depths, "softmax")
