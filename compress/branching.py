@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from compress.course import Streams, Terms
 from compress.graft import Grafts, weighed
+from compress.inherit import inherit
 from compress.method import Method, Work, answering
 from compress.panel import Panel
 from students.branches import Branched
@@ -71,13 +72,7 @@ def begun(work: Work, student: nn.Module | None, start: str | None) -> nn.Module
             f"a student that starts with the blocks of {start!r} needs a network: name it as student"
         )
     student = copy.deepcopy(student)
-    theirs, mine = teacher.teacher.module.state_dict(), student.state_dict()
-    taken = {key: value for key, value in theirs.items() if key in mine and mine[key].shape == value.shape}
-    if not taken:
-        raise ValueError(
-            f"the student has no layer of the name and shape of one of {start!r}: begin with start: null"
-        )
-    student.load_state_dict({**mine, **{key: value.clone() for key, value in taken.items()}})
+    inherit(student, teacher.teacher.module, work.session)
     return student
 
 

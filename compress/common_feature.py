@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.adapters import CommonSpace, resized
 from compress.course import Streams, Terms
-from compress.listening import LAST, heard, places
+from compress.listening import LAST, Choir, heard, places
 from compress.losses import mmd, paired
 from compress.method import Method, Work, needed
 from compress.panel import Panel
@@ -66,21 +66,18 @@ class CommonFeature(Method):
     def __call__(self, work: Work, student: nn.Module | None, epochs: float) -> nn.Module:
         """Teach. Raises ValueError as `listening.places` does."""
         student = needed(student, "CommonFeature")
-        ears = Ears(work.panel, self.teacher_taps)
+        choir = Choir(work.panel, [LAST], {name: (tap,) for name, tap in self.teacher_taps.items()})
         images = work.panel.given.example(2)[0].to(work.session.device)
         mine = places(student, [self.tap], (images,), "the student")
         with heard(student, mine) as features, torch.no_grad():
             student.eval()(images)
         shape = features[self.tap].shape
         grid = tuple(shape[2:])
-        with torch.no_grad():
-            _, felt = ears.ask(images)
-        space = work.session.place(CommonSpace(shape[1], [f.shape[1] for f in felt], self.width, bool(grid)))
+        space = work.session.place(CommonSpace(shape[1], choir.widths[0], self.width, bool(grid)))
         ramp = Ramp(self.ramp * work.course.source.steps())
 
         def terms(images: Tensor, _: Streams) -> Terms:
-            with torch.no_grad():
-                answers, felt = ears.ask(images)
+            answers, (felt,) = choir.ask(images)
             with heard(student, mine) as features:
                 outputs = student(images)
             of_student = features[self.tap]
@@ -95,32 +92,6 @@ class CommonFeature(Method):
 
         work.course.phase(terms, epochs, [student], [space], more={"ramp": ramp})
         return student
-
-
-class Ears:
-    """Hears the teachers' features while it asks them."""
-
-    def __init__(self, panel: Panel, taps: Mapping[str, str]) -> None:
-        strange = [name for name in taps if name not in panel.names]
-        if strange:
-            raise ValueError(
-                f"teacher_taps name {strange[0]!r}, who is not asked: there are {', '.join(panel.names)}"
-            )
-        self.panel, self.taps = panel, {name: taps.get(name, LAST) for name in panel.names}
-        images = panel.given.example(2)[0].to(panel.device)
-        self.places = {
-            m.name: places(m.teacher.module, [self.taps[m.name]], (m.fronted(images),), f"teacher {m.name!r}")
-            for m in panel.members
-        }
-
-    def ask(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Every teacher's logits, and its feature."""
-        answers, felt = [], []
-        for member in self.panel.members:
-            with heard(member.teacher.module, self.places[member.name]) as features:
-                answers.append(member.teacher(member.fronted(images)).float())
-            felt.append(features[self.taps[member.name]].detach())
-        return answers, felt
 
 
 class Ramp:

@@ -15,8 +15,9 @@ from compress.course import Streams
 from compress.graft import Grafts
 from compress.listening import LAST, heard, places
 from compress.losses import fine, imbalance, one_hot, relative_gap, soft_answers
+from compress.moments import norms_of
 from compress.panel import Panel
-from compress.priors import Priors, norms_of
+from compress.priors import Priors
 from compress.session import Session
 from compress.stack import GroupStack, activation, certainty, dark, doubt, sparsity, unevenness
 
@@ -59,10 +60,10 @@ class Game:
         self.panel, self.grafts, self.stack, self.weights = panel, grafts, stack, weights
         self.session, self.owned, self.batch = session, owned, batch
         self.priors = [
-            Priors(m.teacher, weights.batch_norm if norms_of(m.teacher) else 0.0, 0.0, 0.0)
+            Priors(m.teacher, weights.batch_norm if norms_of(m.teacher.module) else 0.0, 0.0, 0.0)
             for m in panel.members
         ]
-        if weights.batch_norm and not any(norms_of(m.teacher) for m in panel.members):
+        if weights.batch_norm and not any(norms_of(m.teacher.module) for m in panel.members):
             raise ValueError(
                 f"none of {', '.join(panel.names)} has a batch norm with running statistics: there is nothing that "
                 "batch_norm could hold images to. Set it to 0"

@@ -43,24 +43,28 @@ class Inherit(Stage):
         source = state.draft()
         student = self.student.build()
         fits(state.teacher(), student, state.teacher().signature)
-        theirs = source.state_dict()
-        mine = student.state_dict()
-        taken = {
-            name: theirs[origin]
-            for name, origin in origins(student, source, self.blocks).items()
-            if origin in theirs and theirs[origin].shape == mine[name].shape
-        }
-        weights = sum(p.numel() for p in student.parameters())
-        inherited = sum(p.numel() for name, p in student.named_parameters() if name in taken)
-        if not inherited:
-            raise ValueError(
-                f"{type(student).__name__} has no layer of the same name and shape as one of "
-                f"{type(source).__name__}: take a shallower network of the same family, or train it from scratch"
-            )
-        with torch.no_grad():
-            student.load_state_dict({**mine, **taken})
-        session.note(f"{inherited:,} of {weights:,} weights were inherited ({inherited / weights:.0%})")
+        inherit(student, source, session, self.blocks)
         return replace(state, student=session.place(student).eval())
+
+
+def inherit(student: nn.Module, source: nn.Module, session: Session, blocks: Choice = "spread") -> None:
+    """Take over, in place, what has the same name and shape. Raises ValueError where nothing has."""
+    theirs, mine = source.state_dict(), student.state_dict()
+    taken = {
+        name: theirs[origin]
+        for name, origin in origins(student, source, blocks).items()
+        if origin in theirs and theirs[origin].shape == mine[name].shape
+    }
+    weights = sum(p.numel() for p in student.parameters())
+    inherited = sum(p.numel() for name, p in student.named_parameters() if name in taken)
+    if not inherited:
+        raise ValueError(
+            f"{type(student).__name__} has no layer of the same name and shape as one of {type(source).__name__}: "
+            "take a network of the same family, no deeper, or train it from scratch"
+        )
+    with torch.no_grad():
+        student.load_state_dict({**mine, **taken})
+    session.note(f"{inherited:,} of {weights:,} weights were inherited ({inherited / weights:.0%})")
 
 
 def origins(student: nn.Module, teacher: nn.Module, blocks: Choice) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.adapters import Codes, pointwise, resized
 from compress.course import Streams, Terms
-from compress.listening import heard, places
+from compress.listening import Choir, heard, places
 from compress.losses import fine
 from compress.method import Method, Work, needed
 from compress.panel import Panel
@@ -55,7 +55,7 @@ class LayerWise(Method):
         images = work.panel.given.example(2)[0].to(work.session.device)
         mine = places(student, self.taps, (images,), "the student")
         before = [foldable(student, tap) for tap in self.taps]
-        choir = Choir(work.panel, self.taps, self.teacher_taps, images)
+        choir = Choir(work.panel, self.taps, self.teacher_taps)
         with heard(student, mine) as features, torch.no_grad():
             student.eval()(images)
         shapes = [features[tap].shape for tap in self.taps]
@@ -67,8 +67,7 @@ class LayerWise(Method):
         grids = [tuple(shape[2:]) for shape in shapes]
 
         def coded(images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-            with torch.no_grad():
-                answers, felt = choir.ask(images)
+            answers, felt = choir.ask(images)
             pairs = [
                 code([resized(f, grid) for f in row])
                 for code, row, grid in zip(codes, felt, grids, strict=True)
@@ -108,41 +107,6 @@ class LayerWise(Method):
             if len(found) == _STATISTICS:
                 break
         return found
-
-
-class Choir:
-    """Teachers heard at several layers each."""
-
-    def __init__(
-        self, panel: Panel, taps: Sequence[str], of: Mapping[str, Sequence[str]], images: Tensor
-    ) -> None:
-        if strange := [name for name in of if name not in panel.names]:
-            raise ValueError(
-                f"teacher_taps name {strange[0]!r}, who is not asked: there are {', '.join(panel.names)}"
-            )
-        self.panel, self.taps = panel, {name: tuple(of.get(name, taps)) for name in panel.names}
-        for name, own in self.taps.items():
-            if len(own) != len(taps):
-                raise ValueError(
-                    f"the student has {len(taps)} layers to be coded ({', '.join(taps)}), teacher {name!r} "
-                    f"{len(own)} ({', '.join(own)}): as many are needed, in the same order"
-                )
-        self.places = {
-            m.name: places(m.teacher.module, self.taps[m.name], (m.fronted(images),), f"teacher {m.name!r}")
-            for m in panel.members
-        }
-        _, felt = self.ask(images)
-        self.widths = [[feature.shape[1] for feature in row] for row in felt]
-
-    @torch.no_grad()
-    def ask(self, images: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Every teacher's logits; and per layer every teacher's feature."""
-        answers, rows = [], []
-        for member in self.panel.members:
-            with heard(member.teacher.module, self.places[member.name]) as features:
-                answers.append(member.teacher(member.fronted(images)).float())
-            rows.append([features[tap] for tap in self.taps[member.name]])
-        return answers, [list(row) for row in zip(*rows, strict=True)]
 
 
 class Tapped(nn.Module):

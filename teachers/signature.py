@@ -45,9 +45,11 @@ class Signature:
         return len(self.labels)
 
     def unlike(self, task: Signature) -> str | None:
-        """What of this a task does not have, in words; None where inputs and classes are the same."""
+        """What of this a task does not have, in words; None where inputs, classes and their kind are the same."""
         if self.inputs == task.inputs and self.classes == task.classes:
-            return None
+            if self.kind == task.kind:
+                return None
+            return f"answers with {self.kind} outputs, the task has {task.kind} ones"
         return (
             f"takes {self.inputs} and answers with {self.classes} classes, the task has {task.inputs} and "
             f"{task.classes}"

@@ -54,7 +54,9 @@ def teachers_of(
     checkpoints: Sequence[Checkpoint], work: Path, opened: Opened, precision: Precision = "fp32"
 ) -> tuple[Teacher, ...]:
     """Those teachers, trained on the first call and kept."""
-    return tuple(taught(one, work, opened(one.task), precision) for one in checkpoints)
+    return tuple(
+        taught(one, work / f"{one.name}.safetensors", opened(one.task), precision) for one in checkpoints
+    )
 
 
 def amalgamated(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compress import Amalgamate, Branching, CommonFeature, LayerWise, MergedTargets, Sees, Session, State
 from compress.course import Course, Loaded
 from compress.graft import Grafts
+from compress.hooks import Point
 from compress.layer_wise import fold, foldable, insert
 from compress.listening import heard
 from compress.method import Method, Work, calibrated, merged
@@ -247,7 +248,7 @@ def test_folding_changes_no_answer(taps: tuple[str, ...]) -> None:
     # The norms remember what they see, so that they do in training what they do in use.
     for tap, layer in zip(taps, before, strict=True):
         if layer is not None:
-            with heard(student, {layer: (layer, False)}) as features, torch.no_grad():
+            with heard(student, {layer: Point(layer)}) as features, torch.no_grad():
                 student(images[0])
             norm = student.get_submodule(tap)
             assert isinstance(norm, nn.BatchNorm2d)
