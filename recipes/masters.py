@@ -36,14 +36,14 @@ def measure(run: Run, state: State) -> dict[str, Any] | None:
     made, student = state.amalgamation, state.student
     if made is None or student is None or not run.opened(run.recipe.task).samples(Split.TEST):
         return None
-    path, print = run.folder / "amalgamation.json", fingerprint(student)
-    if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["fingerprint"] == print:
+    path, whose = run.folder / "amalgamation.json", fingerprint(student)
+    if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["fingerprint"] == whose:
         return dict(kept)
     teachers = [teacher for teacher in run.teachers if teacher.name in made.teachers]
     tasks = {c.name: c.task for c in run.recipe.teachers}
     with run.clock.on("measuring"):
         found = compared(student, teachers, tasks, run.recipe.task, made, run.opened, run.device)
-    found["fingerprint"] = print
+    found["fingerprint"] = whose
     write_json(path, found)
     return found
 

@@ -33,7 +33,7 @@ NETWORKS: dict[str, tuple[DigitsCNN | LeNet5, tuple[str, ...]]] = {
     "lenet5": (
         LeNet5(),
         ("conv1", "conv2"),
-    ),  # without batch norm; the halves alone: pairs are too wide for it
+    ),  # without batch norm, and for the halves alone: pairs are too wide
 }
 TASKS: dict[str, Task] = {"halves": MNIST(), "pairs": Pairs(of=MNIST(), samples=20000)}
 TEACH = {"halves": Train(epochs=6, lr=0.05, warmup=0.3), "pairs": Train(epochs=15, lr=0.1, warmup=1.0)}

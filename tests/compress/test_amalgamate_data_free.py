@@ -20,6 +20,7 @@ from teachers.networks import DigitsCNN, LeNet5
 from teachers.teacher import Teacher
 
 CUTS = ("bn1", "bn2")
+Fingerprint = Callable[[nn.Module], dict[str, Any]]
 SMALL: dict[str, Any] = {
     "student": STUDENT, "cuts": CUTS, "generator_epochs": 2, "rounds": 3, "batch": 16, "latent": 8, "width": 4,
     "block_epochs": 1, "epochs": 1, "samples": 64, "bank": 64,
@@ -72,8 +73,9 @@ def sigmoid(teacher: Teacher) -> Teacher:
     [
         (DigitsCNN(widths=(4, 6, 8)), ("bn1", "bn2"), (1, 8, 8)),
         (LeNet5(), ("conv1", "conv2", "fc1"), (1, 28, 28)),
+        (DigitsCNN(widths=(4, 6, 8)), ("bn1", "bn2"), (1, 11, 6)),
     ],
-    ids=["maps", "maps and a vector"],
+    ids=["maps", "maps and a vector", "sides that do not halve"],
 )  # fmt: skip
 def test_groups_have_the_shapes_of_the_teachers_at_the_cuts(network: Any, cuts: Any, shape: Any) -> None:
     from students.branches import cut
@@ -193,14 +195,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_student_from_weights_alone(
-    name: str, untouched: Callable[[nn.Module], Callable[[], None]]
-) -> None:
+def test_a_student_from_weights_alone(name: str, fingerprint: Fingerprint) -> None:
     teachers = (one(), two())
-    same = [untouched(teacher.module) for teacher in teachers]
+    same = [fingerprint(teacher.module) for teacher in teachers]
     student, session, told = run(AmalgamateDataFree(**{**SMALL, **VARIANTS[name]}), *teachers)
-    for again in same:
-        again()
+    assert [fingerprint(teacher.module) for teacher in teachers] == same
     assert not session.read
     assert {key.split("/")[0] for values in told for key in values} == {
         "stack",
@@ -215,6 +214,21 @@ def test_a_student_from_weights_alone(
     assert all(p.requires_grad for p in student.parameters())
     if name != "branches":
         assert repr(student) == repr(STUDENT.build().eval())
+
+
+def test_an_exception_in_the_game_leaves_teachers_as_they_were(
+    fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers = (one(), two())
+    same = [fingerprint(teacher.module) for teacher in teachers]
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("compress.dual.activation", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(AmalgamateDataFree(**SMALL), *teachers)
+    assert [fingerprint(teacher.module) for teacher in teachers] == same
 
 
 def test_labels_that_do_not_exclude_each_other() -> None:

@@ -16,7 +16,7 @@ from compress.layer_wise import foldable
 from compress.listening import places
 from compress.method import calibrated
 from compress.panel import Panel
-from teachers.networks import DigitsCNN, ResNet
+from teachers.networks import DigitsCNN, LeNet5, ResNet
 from teachers.signature import Signature
 from teachers.tasks import Unseen
 from teachers.teacher import Teacher
@@ -44,6 +44,14 @@ class Hidden(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             return x.flatten(1)[:, :3] * 2
+
+
+class Quantised(nn.Module):
+    """Writes over its input, as kernels for whole numbers do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mul_(8).round_().div_(8)
+        return x.flatten(1)[:, :3] * 2
 
 
 class Broken(nn.Module):
@@ -127,6 +135,7 @@ def test_teachers_are_asked_in_their_own_size_and_scale() -> None:
     assert plan[0] == "4 labels asked of 2 teachers: a 2 of 2 (softmax), b 2 of 2 (softmax)"
     assert "z: b" in plan
     assert "a and b: disjoint" in plan
+    assert "b is shown the images brought to 3x16x12, its scale" in plan
 
 
 def run(stage: Any, *teachers: Teacher, task: Any = TASK, **more: Any) -> State:
@@ -136,7 +145,13 @@ def run(stage: Any, *teachers: Teacher, task: Any = TASK, **more: Any) -> State:
 COLOUR = replace(TASK, mean=(0.5,) * 3, std=(0.3,) * 3)
 OTHER = DigitsCNN(classes=5, widths=(6, 9, 10))
 HIDDEN = Teacher("z", Hidden(), replace(GREY, labels=P[:3]))
+QUANTISED = Teacher("q", Quantised(), replace(GREY, labels=P[:3]))
 SMALL = {"cuts": ("bn1", "bn2"), "generator_epochs": 1, "rounds": 2, "batch": 8, "latent": 4, "width": 4}
+
+
+def tall() -> Teacher:
+    """Patterns 3 and 4 in images of 18x8: halved twice they are no pixels of 8x8."""
+    return Teacher("tall", two().module, replace(two().signature, inputs=((1, 18, 8),)))
 
 
 def do(*others: Teacher, task: Any = TASK, **fields: Any) -> State:
@@ -159,15 +174,27 @@ STAGES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "other taps": (
         lambda: do(method=LayerWise(taps=("bn1",), teacher_taps={"one": ("bn1", "x")})),
-        r"has 1 layers to be coded \(bn1\), teacher 'one' 2 \(bn1, x\)",
+        r"heard at 1 layers \(bn1\), teacher 'one' at 2 \(bn1, x\)",
     ),
     "blocks of other shapes": (
         lambda: do(student=OTHER, method=Branching(cuts=("bn1", "bn2"))),
         r"same shapes at all 2 cuts.*student: 6x8x8 \| 9x4x4\n  one: 6x8x8 \| 8x4x4",
     ),
+    "blocks of other sizes": (
+        lambda: do(tall(), method=Branching(cuts=("bn1", "bn2"))),
+        r"same shapes at all 2 cuts.*one: 6x8x8 \| 8x4x4\n  tall: 6x18x8 \| 8x9x4.*name other cuts",
+    ),
+    "blocks of other sizes, without data": (
+        lambda: run(AmalgamateDataFree(student=STUDENT, **SMALL), one(), tall()),
+        r"same shapes at all 2 cuts.*one: 6x8x8 \| 8x4x4\n  tall: 6x18x8 \| 8x9x4",
+    ),
     "unequal numbers of blocks": (
         lambda: do(method=Branching(cuts=("bn1", "bn2"), teacher_cuts={"two": ("bn1",)})),
         r"one: 6x8x8 \| 8x4x4 \(3 blocks\)\n  two: 6x8x8 \(2 blocks\)",
+    ),
+    "two tasks of one name": (lambda: do(one()), "two teachers are called 'one': give each a name of its own"),
+    "a student of another size": (
+        lambda: do(student=LeNet5(classes=5)), r"student does not take the task's images, \(1, 8, 8\)",
     ),
     "a prior of teachers that share": (lambda: do(over(), prior={"one": 0.5, "over": 0.5}), "some share labels"),
     "raw answers of parts": (lambda: do(calibrate="raw", merge="ce"), r"one \| two"),
@@ -176,6 +203,10 @@ STAGES: dict[str, tuple[Callable[[], Any], str]] = {
     "no way to the image": (
         lambda: run(AmalgamateDataFree(student=STUDENT, **SMALL), one(), two(), HIDDEN),
         "teacher 'z' passes no gradient to the image",
+    ),
+    "an input that takes no gradient": (
+        lambda: run(AmalgamateDataFree(student=STUDENT, **SMALL), one(), two(), QUANTISED),
+        "teacher 'q' takes no gradient to its input",
     ),
     "nothing to draw by": (
         lambda: AmalgamateDataFree(student=STUDENT, cuts=("bn1",), one_hot=0, entropy=0), "nothing to draw images by",

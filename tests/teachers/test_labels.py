@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -180,6 +181,13 @@ def test_both_tasks_of_a_scene_are_judged_by_the_worse() -> None:
     assert task.score(task.predict(perfect), truth) == 0
     assert task.signature().kind == "mixed"
     assert not isinstance(task, Table | Toy)
+
+
+def test_a_task_of_another_kind_of_answers_is_another_question() -> None:
+    signature = Digits().signature()
+    assert signature.unlike(signature) is None
+    said = replace(signature, kind="sigmoid").unlike(signature)
+    assert said == "answers with sigmoid outputs, the task has softmax ones"
 
 
 def test_what_is_true_is_judged_by_what_outputs_mean() -> None:
