@@ -14,10 +14,11 @@ from compress.bank import Bank
 from compress.branching import begun, regrouped
 from compress.calibration import Calibration, Evidence
 from compress.course import Course, Taught
-from compress.dual import Drawn, Game, Weights, reachable
+from compress.dual import Drawn, Game, Weights
 from compress.graft import Grafts
 from compress.guard import Guard
 from compress.losses import Imitation
+from compress.match import passing
 from compress.merging import Merge
 from compress.method import Work, answering, calibrated, merged
 from compress.panel import Panel
@@ -148,7 +149,8 @@ class AmalgamateDataFree(Taught):
         panel = Panel(state.teachers, session.signature, aliases=self.aliases, device=session.device)
         for line in panel.notes:
             session.note(line)
-        reachable(panel)
+        for member in panel.members:
+            passing(member.teacher, (member.fronted(panel.given.example(2)[0].to(session.device)),))
         student = session.place(self.student.build())
         answering(student, panel, session)
         grafts = Grafts(panel, student, self.cuts, self.teacher_cuts)

@@ -194,23 +194,6 @@ class Game:
         self.calm = float(state["calm"])
 
 
-def reachable(panel: Panel) -> None:
-    """Raises ValueError where a teacher passes no gradient to the image."""
-    for member in panel.members:
-        shown = panel.given.example(2)[0].to(panel.device).requires_grad_()
-        try:
-            answer = member.teacher(member.fronted(shown))
-        except RuntimeError as problem:
-            raise ValueError(
-                f"teacher {member.name!r} takes no gradient to its input: {problem}"
-            ) from problem
-        if answer.grad_fn is None or torch.autograd.grad(answer.sum(), shown, allow_unused=True)[0] is None:
-            raise ValueError(
-                f"teacher {member.name!r} passes no gradient to the image (quantised, or no_grad or detach on the "
-                "way): nothing can be generated from it. Take Amalgamate, which needs images, or leave it out"
-            )
-
-
 class Drawn:
     """Images of a stack, with their features, in place of a task's: a source for the same methods.
 

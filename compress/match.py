@@ -17,24 +17,37 @@ def fits(teacher: Teacher, student: nn.Module, signature: Signature) -> torch.Si
     Raises ValueError where the student does not answer as the teacher does, or the teacher hides its input.
     """
     device = next(teacher.module.parameters()).device
-    inputs = tuple(x.to(device).requires_grad_() for x in signature.example(2))
+    inputs = tuple(x.to(device) for x in signature.example(2))
+    wanted = passing(teacher, inputs)
     training = student.training
     try:
-        wanted, given = teacher(*inputs), student.eval()(*inputs)
+        given = student.eval()(*(x.requires_grad_() for x in inputs))
     except RuntimeError as problem:
-        raise ValueError(
-            f"teacher {teacher.name!r} or the student does not take gradients to inputs of "
-            f"{tuple(inputs[0].shape[1:])}: {problem}"
-        ) from problem
+        raise ValueError(_no_gradients("the student", inputs, problem)) from problem
     finally:
         student.train(training)
     discrepancy(given, wanted)
-    if not wanted.requires_grad:
-        raise ValueError(
-            f"teacher {teacher.name!r} passes no gradient to its input (no_grad or detach on the way): the generator "
-            "could not learn where the two differ"
-        )
     return wanted.shape
+
+
+def passing(teacher: Teacher, inputs: tuple[Tensor, ...]) -> Tensor:
+    """A teacher's answer to inputs, through which a gradient reaches them. Raises ValueError where none does."""
+    leaves = tuple(x.detach().clone().requires_grad_() for x in inputs)
+    try:
+        answer = teacher(*leaves)
+    except RuntimeError as problem:
+        raise ValueError(_no_gradients(f"teacher {teacher.name!r}", inputs, problem)) from problem
+    slopes = torch.autograd.grad(answer.sum(), leaves, allow_unused=True) if answer.requires_grad else (None,)
+    if all(slope is None for slope in slopes):
+        raise ValueError(
+            f"teacher {teacher.name!r} passes no gradient to its input (quantised, or no_grad or detach on the way): "
+            "without images nothing can be learned from it"
+        )
+    return answer
+
+
+def _no_gradients(who: str, inputs: tuple[Tensor, ...], problem: RuntimeError) -> str:
+    return f"{who} does not take gradients to inputs of {tuple(inputs[0].shape[1:])}: {problem}"
 
 
 def answers_for(teacher: Teacher, signature: Signature) -> None:

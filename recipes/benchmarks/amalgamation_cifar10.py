@@ -18,8 +18,9 @@ from compress.common_feature import CommonFeature
 from compress.layer_wise import LayerWise
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.grid import SUPERVISED, measured, options
-from recipes.benchmarks.parts import Opened, amalgamated, part, supervised, teachers_of
+from recipes.benchmarks.parts import amalgamated, part, supervised, teachers_of
 from recipes.benchmarks.rows import Rows
+from recipes.benchmarks.taught import Opened
 from teachers.networks import VGG, ResNet
 from teachers.tasks import ImageFolder
 from teachers.teacher import Checkpoint

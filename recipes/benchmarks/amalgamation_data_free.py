@@ -18,8 +18,9 @@ from compress.amalgamate_data_free import AmalgamateDataFree
 from compress.recalibrate import Recalibrate
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.grid import SUPERVISED, measured, options
-from recipes.benchmarks.parts import Opened, amalgamated, part, supervised, teachers_of
+from recipes.benchmarks.parts import amalgamated, part, supervised, teachers_of
 from recipes.benchmarks.rows import Rows
+from recipes.benchmarks.taught import Opened
 from teachers.networks import DigitsCNN, LeNet5
 from teachers.task import Task
 from teachers.tasks import MNIST, Pairs

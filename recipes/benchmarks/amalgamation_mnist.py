@@ -16,8 +16,9 @@ from typing import Any
 from compress.amalgamate import Amalgamate
 from recipes.benchmarks.gal_cifar10 import RESULTS
 from recipes.benchmarks.grid import SUPERVISED, measured, options
-from recipes.benchmarks.parts import Opened, amalgamated, part, supervised, teachers_of
+from recipes.benchmarks.parts import amalgamated, part, supervised, teachers_of
 from recipes.benchmarks.rows import Rows
+from recipes.benchmarks.taught import Opened
 from teachers.networks import LeNet, LeNet5
 from teachers.tasks import MNIST
 from teachers.teacher import Checkpoint

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compress.attribution import EMBEDDING, embeddings
 from compress.probe import Preprocess, Probe
-from recipes.benchmarks.taught import taught
+from recipes.benchmarks.taught import Opened, taught
 from recipes.page import read
 from reports.evaluate import ValScore, evaluate
 from teachers.task import Split, Splits, Task
@@ -95,16 +95,8 @@ class Zoo:
     def __init__(self, data: Path, work: Path, seed: int, epochs: int | None = None) -> None:
         self.data, self.work, self.seed = data, work, seed
         self.checkpoints = checkpoints(seed, epochs)
-        self._opened: list[tuple[Task, Splits]] = []
+        self.open = Opened(data)
         self._few: tuple[Task, Splits] | None = None
-
-    def open(self, task: Task) -> Splits:
-        """The task's data, read once."""
-        for known, splits in self._opened:
-            if known == task:
-                return splits
-        self._opened.append((task, task.open(self.data)))
-        return self._opened[-1][1]
 
     def open_few(self, task: Task) -> Splits:
         """The same for a task of few labels, of which there are many: the last is kept."""

@@ -15,31 +15,16 @@ from compress.amalgamation import Amalgamation
 from compress.session import Precision, Session
 from compress.stage import Stage, State
 from recipes.benchmarks.rows import Row, Rows, of_scores, spread
-from recipes.benchmarks.taught import taught
+from recipes.benchmarks.taught import Opened, taught
 from recipes.masters import compared
 from reports.evaluate import TestScore, evaluate
 from teachers.networks.network import Network
-from teachers.task import Split, Splits, Task
+from teachers.task import Split, Task
 from teachers.tasks import Subset
 from teachers.teacher import Checkpoint, Teacher
 from teachers.train import Train
 
 CPU = torch.device("cpu")
-
-
-class Opened:
-    """Every task's data, opened once."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self.known: list[tuple[Task, Splits]] = []
-
-    def __call__(self, task: Task) -> Splits:
-        for known, splits in self.known:
-            if known == task:
-                return splits
-        self.known.append((task, task.open(self.data)))
-        return self.known[-1][1]
 
 
 def part(

@@ -1,4 +1,4 @@
-"""Teachers that a benchmark makes for itself: trained on the first call, and kept."""
+"""What a benchmark makes for itself and keeps: data that were read, teachers that were trained."""
 
 from __future__ import annotations
 
@@ -9,8 +9,23 @@ from safetensors.torch import load_file, save_file
 
 from compress.session import Precision, Session
 from teachers.place import place
-from teachers.task import Splits
+from teachers.task import Splits, Task
 from teachers.teacher import Checkpoint, Teacher
+
+
+class Opened:
+    """Every task's data, opened once."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.known: list[tuple[Task, Splits]] = []
+
+    def __call__(self, task: Task) -> Splits:
+        for known, splits in self.known:
+            if known == task:
+                return splits
+        self.known.append((task, task.open(self.data)))
+        return self.known[-1][1]
 
 
 def taught(checkpoint: Checkpoint, path: Path, splits: Splits, precision: Precision = "fp32") -> Teacher:

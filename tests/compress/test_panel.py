@@ -202,11 +202,11 @@ STAGES: dict[str, tuple[Callable[[], Any], str]] = {
     "one sample a batch": (lambda: do(task=replace(TASK, batch=1)), "a batch of 1 has no statistics"),
     "no way to the image": (
         lambda: run(AmalgamateDataFree(student=STUDENT, **SMALL), one(), two(), HIDDEN),
-        "teacher 'z' passes no gradient to the image",
+        "teacher 'z' passes no gradient to its input",
     ),
     "an input that takes no gradient": (
         lambda: run(AmalgamateDataFree(student=STUDENT, **SMALL), one(), two(), QUANTISED),
-        "teacher 'q' takes no gradient to its input",
+        r"teacher 'q' does not take gradients to inputs of \(1, 8, 8\)",
     ),
     "nothing to draw by": (
         lambda: AmalgamateDataFree(student=STUDENT, cuts=("bn1",), one_hot=0, entropy=0), "nothing to draw images by",
