@@ -49,7 +49,7 @@ def write(
         raise ValueError("a report needs at least one record, the teacher's")
     sections = [
         *_ranked(ranking, records),
-        _section("Stage by stage", _table(records) + plots.tradeoff(_comparable(records, ranking))),
+        _section("Stage by stage", _table(records) + plots.tradeoff(_comparable(records, ranking, first))),
         _section("Channels, before and after", plots.bars(widths)) if widths else "",
         _curves(curves or {}),
         _ledger(records),
@@ -77,8 +77,13 @@ def _shared(first: Plain, last: Plain) -> str:
     return "test" if first["test"] and last["test"] else "val"
 
 
-def _comparable(records: Sequence[Plain], ranking: Plain | None) -> Sequence[Plain]:
-    """Those whose scores are of one task: of several teachers the first, and stages that made a student."""
+def _comparable(records: Sequence[Plain], ranking: Plain | None, together: Plain | None) -> Sequence[Plain]:
+    """Those whose scores are of one task: of several teachers the first, and stages that made a student.
+
+    Where these are set against all teachers together, a teacher's score is of its own labels alone.
+    """
+    if together is not None:
+        return [record for record in records if record["position"]]
     if ranking is None:
         return records
     first, *others = records

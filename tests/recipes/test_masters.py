@@ -79,6 +79,7 @@ def test_a_run_tells_of_every_teacher_and_of_all_together(bench: Workshop) -> No
         "Whose label was true", "MACs of 2 teachers together; master of",
     ):  # fmt: skip
         assert words in report
+    assert "score against MACs" not in report, "a teacher's score is of its own labels, the student's of all"
     card = json.loads((made.folder / "compact" / "card.json").read_text())
     assert card["amalgamation"]["calibration"]["how"] == "class"
     assert card["signature"]["labels"] == list(P)
