@@ -50,12 +50,12 @@ def finish(run: Run, state: State) -> None:
     }
     write_json(run.folder / "result.json", result)
     with run.clock.on("tracking"):
-        run.tracker.artifact("run", run.folder / "report.html")
-        run.tracker.artifact("run", run.folder / "result.json")
-        run.tracker.metrics("run", {"time/total_seconds": sum(run.clock.seconds().values())})
+        run.books.tracker.artifact("run", run.folder / "report.html")
+        run.books.tracker.artifact("run", run.folder / "result.json")
+        run.books.tracker.metrics("run", {"time/total_seconds": sum(run.clock.seconds().values())})
         if found is not None:
-            run.tracker.metrics("run", mastery.metrics(found))
-            run.tracker.artifact("run", run.folder / "amalgamation.json")
+            run.books.tracker.metrics("run", mastery.metrics(found))
+            run.books.tracker.artifact("run", run.folder / "amalgamation.json")
     _show(run, state)
     for line in mastery.lines(found) if found is not None else ():
         run.display.note(line)
@@ -110,10 +110,10 @@ def _test(run: Run, state: State) -> None:
         write_text(folder / "record.json", run.records[place].to_json())
         with run.clock.on("tracking"):
             values = {f"score/{record.metric}_test": test.value}
-            run.tracker.metrics(folder.name, values, record.position, model=folder.name)
-            run.tracker.artifact(folder.name, folder / "record.json")
+            run.books.tracker.metrics(folder.name, values, record.position, model=folder.name)
+            run.books.tracker.artifact(folder.name, folder / "record.json")
             if last:
-                run.tracker.metrics("run", values, record.position)
+                run.books.tracker.metrics("run", values, record.position)
 
 
 def _pack(run: Run, state: State) -> None:
@@ -232,8 +232,8 @@ def _show(run: Run, state: State) -> None:
     run.display.note(f"report   {run.folder / 'report.html'}")
     if (run.folder / "compact").exists():
         run.display.note(f"student  {run.folder / 'compact'}")
-    if isinstance(run.tracker, MLflow):
-        run.display.note(f"MLflow   {run.tracker.where}")
+    if isinstance(run.books.tracker, MLflow):
+        run.display.note(f"MLflow   {run.books.tracker.where}")
 
 
 def _show_ranking(run: Run, ranking: Ranking) -> None:

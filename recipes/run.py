@@ -17,17 +17,15 @@ from torch import nn
 from compress.session import Limit, Sees, Session, stop_on_signals
 from compress.stage import Stage, State
 from recipes import curves, finish, folders
+from recipes.books import Books
 from recipes.check import check, fits_task, prints
 from recipes.clock import Clock
 from recipes.display import Display, Quiet
 from recipes.gather import Limited, admit, gather, of_one_kind, seconds_of_training, trained_folder
 from recipes.measure import Instruments, device_of
-from recipes.page import digest, write
 from recipes.recipe import Recipe, Workshop
-from recipes.writing import canonical
 from reports.evaluate import ValScore
 from reports.record import Record
-from reports.track import Silent, Tracker, flatten, tracker
 from reports.units import count
 from students.files import write_json, write_text
 from teachers.place import place
@@ -112,13 +110,12 @@ class Run:
         self.device = device_of(workshop.device)
         self.clock = Clock()
         self.code = folders.this_code()
-        self.tracker: Tracker = Silent()
+        self.books = Books(self.clock)
         self.records: list[Record] = []
         self.places: list[Path] = []  # the folder of each record
         self.trained: dict[str, Path] = {}  # where each teacher is kept, if it was trained here
         self.lessons: dict[str, dict[str, list[tuple[int, float]]]] = {}  # curves of teachers trained here
         self._trained = trained if trained is not None else workshop.runs
-        self._running: str | None = None  # the stage that is at work, as the tracker knows it
         self._open: list[tuple[Task, Splits]] = []
         self.instruments = Instruments(self.device, self.opened, timing=limit is None and not self.ranks_only)
 
@@ -143,7 +140,7 @@ class Run:
         hashes = folders.stage_hashes(self.recipe, self.teachers, self.limit)
         self.folder = folders.run_folder(self.recipe, self.workshop.runs, hashes)
         with folders.alone(self.folder):
-            self._open_books()
+            self.books.open(self.recipe, self.workshop, self.folder, self.code, self.display.note)
             try:
                 for teacher, checkpoint in zip(self.teachers, self.recipe.teachers, strict=True):
                     self._row_zero(teacher, checkpoint.task)
@@ -155,43 +152,12 @@ class Run:
                     state = self._reuse(name) or self._work(name, position, stage, state)
                 finish.finish(self, state)
             except BaseException as problem:
-                self._close_books("KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
+                self.books.close("KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
                 raise
-            self._close_books("FINISHED")
+            self.books.close("FINISHED")
         return Result(state, tuple(self.records), self.folder)
 
-    # -- books --------------------------------------------------------------------------------------------
-
-    def _open_books(self) -> None:
-        """Write down what is about to be done, and begin the tracker's run."""
-        recipe, workshop = self.recipe, self.workshop
-        write_text(self.folder / "page.yaml", write(recipe))
-        write_json(
-            self.folder / "workshop.json",
-            {
-                "runs": str(workshop.runs.resolve()),
-                "data": str(workshop.data.resolve()) if workshop.data else None,
-                "device": workshop.device,
-                "tracking": workshop.tracking,
-                "reuse": workshop.reuse,
-            },
-        )
-        with self.clock.on("tracking"):
-            self.tracker = tracker(workshop.tracking, self.folder, workshop.runs, warn=self.display.note)
-            tags = {
-                "decoct.hash": digest(recipe),
-                "decoct.code": str(self.code),
-                "decoct.recipe": recipe.name,
-            }
-            self.tracker.begin("run", name=recipe.name, params=flatten(canonical(recipe)), tags=tags)
-            self.tracker.artifact("run", self.folder / "page.yaml")
-
-    def _close_books(self, status: Any) -> None:
-        with self.clock.on("tracking"):
-            if self._running is not None:
-                self.tracker.end(self._running, status)
-            self.tracker.end("run", status)
-            self.tracker.close()
+    # -- what is told -------------------------------------------------------------------------------------
 
     def _note(self, folder: Path) -> Record:
         """Add the record that lies in a folder."""
@@ -199,41 +165,6 @@ class Run:
         self.records.append(record)
         self.places.append(folder)
         return record
-
-    def _book(self, record: Record, files: Path, stage: Stage | None = None) -> None:
-        """Tell the tracker of a record; a model's numbers are tied to it."""
-        name = files.name
-        if record.chose:
-            self._book_ranking(record, files, stage)
-            return
-        with self.clock.on("tracking"):
-            if stage is not None:
-                about = flatten(canonical(stage))
-                self.tracker.begin(name, name=name, parent="run", params=about, tags=dict(record.made))
-                self.tracker.model(name, name, "output", step=record.position, files=files / "state")
-            else:
-                self.tracker.begin(name, name=name, parent="run", tags=dict(record.made))
-                self.tracker.model(name, name, "input")
-            self.tracker.metrics(name, record.metrics(), record.position, model=name)
-            self.tracker.metrics("run", record.metrics(), record.position)
-            self.tracker.artifact(name, files / "record.json")
-            self.tracker.end(name)
-
-    def _book_ranking(self, record: Record, files: Path, stage: Stage | None) -> None:
-        """Tell the tracker of a ranking: all teachers are its inputs, and nothing is made."""
-        name = files.name
-        with self.clock.on("tracking"):
-            about = flatten(canonical(stage))
-            self.tracker.begin(name, name=name, parent="run", params=about, tags=dict(record.made))
-            for run in (name, "run"):
-                for teacher in self.teachers:
-                    self.tracker.model(run, f"00-{teacher.name}", "input")
-                self.tracker.metrics(run, finish.ranking_metrics(files), record.position)
-                for file in ("ranking.json", "similarity.svg"):
-                    if (files / file).exists():
-                        self.tracker.artifact(run, files / file)
-            self.tracker.artifact(name, files / "record.json")
-            self.tracker.end(name)
 
     def _made(self) -> dict[str, str]:
         return {
@@ -252,7 +183,7 @@ class Run:
             with self.clock.on("tracking"):
                 curves.add(folder, values, step)
                 if track:
-                    self.tracker.metrics(
+                    self.books.tracker.metrics(
                         name, {f"{kind}/{key}": value for key, value in values.items()}, step
                     )
             total = max(session.total_epochs, 1)  # a stage without a loop speaks once
@@ -306,7 +237,7 @@ class Run:
         )
         write_json(path.with_name("widths.json"), widths)
         write_text(path, record.to_json())
-        self._book(self._note(path.parent), path.parent)
+        self.books.enter(self._note(path.parent), path.parent)
         score = val or "not scored, for there is no data"
         self.display.note(f"teacher {teacher.name}: {score}, {count(cost.macs)} MACs")
 
@@ -351,7 +282,7 @@ class Run:
         record = self._note(folder)
         state = folders.take_out(folder / "state", self.recipe, self.teachers)
         if adopted:
-            self._book(record, folder, self.recipe.stages[record.position - 1])
+            self.books.enter(record, folder, self.recipe.stages[record.position - 1], self.teachers)
         self.display.note(f"{name}: reused, made by {folders.maker(folder)} in {record.seconds:.1f} s")
         return self._placed(state)
 
@@ -373,10 +304,7 @@ class Run:
             signature=self.recipe.task.signature(),
         )
         bench.tell(self.listen(bench, name, folder))
-        with self.clock.on("tracking"):
-            about = flatten(canonical(stage))
-            self.tracker.begin(name, name=name, parent="run", params=about, tags=self._made())
-        self._running = name
+        self.books.begin(name, stage, self._made())
         before = prints(state)
         started = self.clock.spent["stages"] - folders.spent(folder)
         torch.manual_seed(seed)
@@ -401,8 +329,7 @@ class Run:
             write_text(folder / "record.json", record.to_json())
             for loop in folder.glob("loop-*.safetensors"):
                 loop.unlink()
-        self._book(self._note(folder), folder, stage)
-        self._running = None
+        self.books.enter(self._note(folder), folder, stage, self.teachers)
         return after
 
     def _placed(self, state: State) -> State:
