@@ -73,7 +73,8 @@ def scores(
     graph = attribution_graphs(own.teacher.module, asked, name=own.name, preprocess=ready[own.name])[
         EMBEDDING
     ]
-    theirs, _ = embeddings(own.teacher.module, asked.images, preprocess=ready[own.name])
+    theirs, logits = embeddings(own.teacher.module, asked.images, preprocess=ready[own.name])
+    answers = logits.double().softmax(1).numpy()
     graphs = attribution_graphs(
         source.teacher.module, asked, LAYERS, name=source.name, preprocess=ready[source.name]
     )
@@ -81,10 +82,14 @@ def scores(
     found = {}
     for place, layer in enumerate(LAYERS, 1):
         features, _ = embeddings(source.teacher.module, asked.images, layer, preprocess=ready[source.name])
+        grid, _ = embeddings(
+            source.teacher.module, asked.images, layer, preprocess=ready[source.name], pool=2
+        )
         pooled, _ = embeddings(source.teacher.module, images, layer, preprocess=ready[source.name], pool=2)
         found[layer] = {
             "V": float(node_cosines(graphs[layer], graph).mean()), "E": edge_similarity(graphs[layer], graph),
             "dds": transfer_scores.dds(features.numpy(), theirs.numpy()),
+            "predictability": transfer_scores.predictability(grid.numpy(), answers),
             "log_me": transfer_scores.log_me(pooled.numpy(), y.numpy()),
             "logistic_accuracy": transfer_scores.logistic_accuracy(pooled.numpy(), y.numpy()),
             "depth": transfer_scores.depth(place, len(LAYERS)),
