@@ -325,11 +325,11 @@ def _pairs(flat: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterator[tuple[
         and ("V" in name or "E" in name or "dds" in name.lower() or "predict" in name)
     ]
     best = max(free, key=lambda name: float(np.mean(flat[name]["spearman"])))
-    for one, other in (
+    pairs = (
         (whole, "V"), (whole, "E"), (whole, "dds"), (best, whole), (best, "dds"), ("log_me", f"few labels: {whole}"),
-        ("log_me", "logistic_accuracy"), ("predictability", "dds"), (best, "predictability"),
-        (best, "log_me"),
-    ):  # fmt: skip
+        ("log_me", "logistic_accuracy"), ("predictability", "dds"), (best, "log_me"),
+    )  # fmt: skip
+    for one, other in dict.fromkeys(pairs):
         if one != other and one in flat and other in flat:
             mean, low, high = paired(flat[one]["spearman"], flat[other]["spearman"])
             yield f"{one} less {other}", f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}"
