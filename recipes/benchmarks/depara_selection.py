@@ -322,7 +322,7 @@ def _pairs(flat: Mapping[str, Mapping[str, Sequence[float]]]) -> Iterator[tuple[
         name
         for name in flat
         if "few labels" not in name
-        and ("V" in name or "E" in name or "dds" in name.lower() or "predict" in name)
+        and ("V" in name or "E" in name or "dds" in name.lower() or "predict" in name or "answers" in name)
     ]
     best = max(free, key=lambda name: float(np.mean(flat[name]["spearman"])))
     pairs = (
