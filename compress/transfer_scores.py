@@ -244,7 +244,8 @@ def predictability(features: ArrayLike, answers: ArrayLike) -> float:
 
     with an intercept, on features of mean 0 and deviation 1 divided by the root of D. The ridge is the best of 1e-3 to
     10. At most 1; 0 and less where the mean does as well. What a new last layer on these features could make of the
-    task, as far as the other network knows it: with its probabilities for answers no label is needed.
+    task, as far as the other network knows it: with its probabilities for answers no label is needed. Raises ValueError
+    where the other network gives all samples the same answer.
     """
     f, g = _pair(features, answers)
     n = len(f)
@@ -258,9 +259,8 @@ def predictability(features: ArrayLike, answers: ArrayLike) -> float:
     best = -np.inf
     for ridge in _RIDGES:
         kept = np.maximum(values, 0) / (np.maximum(values, 0) + ridge)
-        own = (
-            1 / n + (vectors**2) @ kept
-        )  # how much each sample says of itself, with its share of the intercept
+        # How much each sample says of itself, with its share of the intercept.
+        own = 1 / n + (vectors**2) @ kept
         rest = (g - vectors @ (kept[:, None] * seen)) / (1 - own)[:, None]
         best = max(best, 1 - float((rest**2).sum()) / total)
     return best
