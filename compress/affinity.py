@@ -1,7 +1,8 @@
 """How near two nodes are: the kernels of local structure, computed for the edges of a graph and nothing else.
 
-No kernel but those of the L1 distance needs more memory than a number an edge: inner products come from
-`torch.sparse.sampled_addmm`, and |x - y|^2 = |x|^2 + |y|^2 - 2 x.y. L1 goes edge by edge (CPU) or block by block.
+No kernel but those of the L1 distance needs more memory than a number an edge: inner products are taken edge by edge
+(`torch.sparse.sampled_addmm`, or on few threads columns that fit the cache), and |x - y|^2 = |x|^2 + |y|^2 - 2 x.y. L1
+goes edge by edge (CPU) or block by block.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ Array = NDArray[Any]
 
 BLOCK = 2**18
 """numbers of a block of differences, where L1 goes by blocks: a megabyte"""
+NEAR_BY = 5 * 2**18
+"""bytes of the columns whose inner products are taken at a time: what a core's own cache holds"""
+FEW = 4
+"""threads, from which on a product that shares the work among them is quicker than one thread that minds the cache"""
 
 
 @spec
@@ -94,10 +99,10 @@ of G-CRD's code."""
 
 
 def _measure(measure: Measure, features: Tensor, near: Neighbours) -> Tensor:
+    if _walks(features) and not (features.requires_grad and torch.is_grad_enabled()):
+        return _walked(measure, features, near)
     if measure == "cosine":
-        length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-        # Nothing points nowhere: its cosine is 0, and so is its gradient, which would else be without bounds.
-        return inner(features / length.masked_fill(length.detach() == 0, torch.inf), near)
+        return inner(features / _lengths(features), near)
     if measure == "dot":
         return inner(features, near)
     if measure == "l1":
@@ -113,6 +118,12 @@ def _measure(measure: Measure, features: Tensor, near: Neighbours) -> Tensor:
         return squared
     zero = squared.detach() == 0
     return squared.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
+
+
+def _lengths(features: Tensor) -> Tensor:
+    # Nothing points nowhere: its cosine is 0, and so is its gradient, which would else be without bounds.
+    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return length.masked_fill(length.detach() == 0, torch.inf)
 
 
 def inner(features: Tensor, near: Neighbours) -> Tensor:
@@ -133,12 +144,14 @@ def manhattan(features: Tensor, near: Neighbours, block: int | None = None) -> T
 
 
 class _Inner(torch.autograd.Function):
-    """Sampled products, and for their gradient two sparse ones: G x + G^T x, G the graph with the gradients on it."""
+    """Products of the edges' ends, and their gradient, G x + G^T x, where G is the graph with the gradients on it."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, near: Neighbours) -> Tensor:
         ctx.save_for_backward(features)
         ctx.near = near
+        if _walks(features):
+            return _walked("dot", features, near)
         pattern = near.matrix(features.new_zeros(len(near)))
         products: Tensor = torch.sparse.sampled_addmm(pattern, features, features.t(), beta=0.0)
         return products.values()
@@ -148,6 +161,14 @@ class _Inner(torch.autograd.Function):
         (features,) = ctx.saved_tensors
         # Shares of nearly nothing leave numbers too small for full precision, with which every product takes long.
         least = torch.finfo(gradient.dtype).tiny * 2**20
+        if _walks(features):
+            start, neighbour = (where.numpy() for where in ctx.near.compressed)
+            x, result = (
+                features.detach().contiguous(),
+                torch.zeros_like(features, memory_format=torch.contiguous_format),
+            )
+            _pull_products(x.numpy(), start, neighbour, gradient.contiguous().numpy(), least, result.numpy())
+            return result, None
         gradient = gradient.masked_fill(gradient.abs() < least, 0.0)
         return ctx.near.matrix(gradient) @ features + ctx.near.transposed(gradient) @ features, None
 
@@ -158,14 +179,11 @@ class _Manhattan(torch.autograd.Function):
         features = features.contiguous()
         ctx.save_for_backward(features)
         ctx.near, ctx.block = near, block
-        distance = features.new_empty(len(near))
         if block is None:
-            _distances(
-                features.detach().numpy(), near.centre.numpy(), near.neighbour.numpy(), distance.numpy()
-            )
-        else:
-            for some, i, j in _blocks(near, features.shape[1], block):
-                distance[some] = (features[i] - features[j]).abs_().sum(1)
+            return _walked("l1", features, near)
+        distance = features.new_empty(len(near))
+        for some, i, j in _blocks(near, features.shape[1], block):
+            distance[some] = (features[i] - features[j]).abs_().sum(1)
         return distance
 
     @staticmethod
@@ -191,14 +209,80 @@ def _blocks(near: Neighbours, width: int, block: int) -> Any:
         yield some, near.centre[some], near.neighbour[some]
 
 
+def _walks(features: Tensor) -> bool:
+    return features.device.type == "cpu" and torch.get_num_threads() < FEW
+
+
+def _walked(measure: Measure, features: Tensor, near: Neighbours) -> Tensor:
+    """The measure edge by edge, without a gradient: exact where nodes lie near each other, and no (E, D) anywhere."""
+    # Rows are met in no order, once an edge: a few columns of all of them stay in the cache, all columns do not.
+    start, neighbour = (where.numpy() for where in near.compressed)
+    features = features.detach()
+    found = features.new_zeros(len(near))
+    columns = max(NEAR_BY // (max(near.nodes, 1) * features.element_size()) // 64, 1) * 64  # whole vectors
+    lengths = _lengths(features) if measure == "cosine" else None
+    for some in features.split(columns, dim=1):
+        part = (some / lengths if lengths is not None else some.contiguous()).numpy()
+        if measure == "l1":
+            _add_distances(part, start, neighbour, found.numpy())
+        elif measure in ("l2", "squared_l2"):
+            _add_squares(part, start, neighbour, found.numpy())
+        else:
+            _add_products(part, start, neighbour, found.numpy())
+    return found.sqrt_() if measure == "l2" else found
+
+
+@numba.njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
+def _add_products(x: Array, start: Array, neighbour: Array, found: Array) -> None:
+    for i in range(len(start) - 1):
+        one = x[i]
+        for edge in range(start[i], start[i + 1]):
+            other = x[neighbour[edge]]
+            total = x.dtype.type(0)
+            for d in range(x.shape[1]):
+                total += one[d] * other[d]
+            found[edge] += total
+
+
+@numba.njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
+def _add_squares(x: Array, start: Array, neighbour: Array, found: Array) -> None:
+    for i in range(len(start) - 1):
+        one = x[i]
+        for edge in range(start[i], start[i + 1]):
+            other = x[neighbour[edge]]
+            total = x.dtype.type(0)
+            for d in range(x.shape[1]):
+                total += (one[d] - other[d]) * (one[d] - other[d])
+            found[edge] += total
+
+
 @numba.njit(cache=True, fastmath={"reassoc", "nsz"})
-def _distances(x: Array, centre: Array, neighbour: Array, distance: Array) -> None:
-    for edge in range(len(centre)):
-        one, other = x[centre[edge]], x[neighbour[edge]]
-        total = x.dtype.type(0)
-        for d in range(x.shape[1]):
-            total += abs(one[d] - other[d])
-        distance[edge] = total
+def _add_distances(x: Array, start: Array, neighbour: Array, found: Array) -> None:
+    for i in range(len(start) - 1):
+        one = x[i]
+        for edge in range(start[i], start[i + 1]):
+            other = x[neighbour[edge]]
+            total = x.dtype.type(0)
+            for d in range(x.shape[1]):
+                total += abs(one[d] - other[d])
+            found[edge] += total
+
+
+@numba.njit(cache=True, fastmath={"contract"})
+def _pull_products(
+    x: Array, start: Array, neighbour: Array, gradient: Array, least: float, result: Array
+) -> None:
+    for i in range(len(start) - 1):
+        one, mine = x[i], result[i]
+        for edge in range(start[i], start[i + 1]):
+            g = gradient[edge]
+            if abs(g) < least:
+                continue
+            other, its = x[neighbour[edge]], result[neighbour[edge]]
+            for d in range(x.shape[1]):
+                mine[d] += g * other[d]
+            for d in range(x.shape[1]):
+                its[d] += g * one[d]
 
 
 @numba.njit(cache=True)

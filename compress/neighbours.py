@@ -117,7 +117,8 @@ class Neighbours:
         return torch.cat([ends.new_zeros(1), ends])
 
     @cached_property
-    def _rows(self) -> tuple[Tensor, Tensor]:
+    def compressed(self) -> tuple[Tensor, Tensor]:
+        """Where each node's edges begin (N + 1,), and the neighbours (E,): the rows of `matrix`."""
         # Four bytes where they suffice: half of what is read, and what the libraries underneath want.
         kind = torch.int32 if max(len(self), self.nodes) < 2**31 else torch.int64
         return self.start.to(kind), self.neighbour.to(kind)
@@ -127,12 +128,12 @@ class Neighbours:
         """The same edges by neighbour: where each one's begin, their centres, and which edges they are."""
         order = (self.neighbour * self.nodes + self.centre).argsort()
         ends = torch.bincount(self.neighbour, minlength=self.nodes).cumsum(0)
-        kind = self._rows[0].dtype
+        kind = self.compressed[0].dtype
         return torch.cat([ends.new_zeros(1), ends]).to(kind), self.centre[order].to(kind), order
 
     def matrix(self, values: Tensor) -> Tensor:
         """The sparse matrix (N, N) with values[e] in row i and column j of edge e = j -> i, rows compressed."""
-        start, neighbour = self._rows
+        start, neighbour = self.compressed
         return torch.sparse_csr_tensor(
             start, neighbour, values, (self.nodes, self.nodes), check_invariants=False
         )

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from compress import affinity
 from compress.affinity import PRESETS, Kernel, Preset, inner, manhattan
 from compress.losses import Direction, Over, local_structure, log_structure
 from compress.neighbours import Neighbours, SelfLoops
@@ -219,6 +220,30 @@ def test_l1_edge_by_edge_and_in_blocks() -> None:
     plain = (draw(20, 6)[near.centre] - draw(20, 6)[near.neighbour]).abs().sum(1)
     for distance, gradient in found:
         torch.testing.assert_close(distance, plain)
+        torch.testing.assert_close(gradient, found[0][1])
+
+
+@each
+@pytest.mark.parametrize("width", [5, 64, 200])
+def test_few_threads_and_many_find_the_same(name: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edge by edge in columns that fit the cache, with and without a gradient, and by sparse products."""
+    monkeypatch.setattr(affinity, "NEAR_BY", 1)  # several columns, of 64
+    near = Neighbours.of(graph(20, 90), 20, "keep")
+    weight, found, threads = draw(len(near), seed=3), [], torch.get_num_threads()
+    try:
+        for some in (1, affinity.FEW):
+            torch.set_num_threads(some)
+            features = (draw(20, width) / width**0.5).requires_grad_()
+            scores = KERNELS[name].scores(features, near)
+            (scores * weight).sum().backward()
+            found += [
+                (scores.detach(), features.grad),
+                (KERNELS[name].scores(features.detach(), near), features.grad),
+            ]
+    finally:
+        torch.set_num_threads(threads)
+    for scores, gradient in found:
+        torch.testing.assert_close(scores, found[0][0])
         torch.testing.assert_close(gradient, found[0][1])
 
 
