@@ -196,7 +196,7 @@ def _tensors(outputs: Any) -> list[Tensor]:
     return [tensor for item in items for tensor in _tensors(item)]
 
 
-def _peak(step: Callable[[], None], device: torch.device) -> int:
+def _peak(step: Callable[[], object], device: torch.device) -> int:
     """Bytes that a step holds at most beyond what was there before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -77,7 +77,7 @@ class Seal:
                 "has changed since; look at `decoct plan` again"
             )
 
-    def keep(self, folder: Path, more: Mapping[str, Any]) -> None:
+    def keep(self, folder: Path) -> None:
         """Write `plan.json`, unless a run of this folder was planned otherwise: then raise ValueError.
 
         A page that differs in its budget or its name alone is no other plan for what is done.
@@ -93,7 +93,7 @@ class Seal:
                     f"{folder} was planned with {old.hash[:12]}, now {self.hash[:12]}: {what}. What was done there is "
                     "of another network: put its code back, or delete that folder and begin anew"
                 )
-        write_json(path, {"hash": self.hash, "seal": self.to_dict(), **more})
+        write_json(path, {"hash": self.hash, "seal": self.to_dict()})
 
     def unlike(self, old: Seal) -> str | None:
         """What of the work differs from another plan, in words; None where nothing does."""
