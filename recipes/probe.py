@@ -158,9 +158,9 @@ def _stepper(
     """A step of the kind: forward, and back to where gradients go; a copy of the network takes it."""
     module = one.network.network if isinstance(one.network, SoftMasks) else one.network
     learns = one.back == "weights"
-    if isinstance(module, nn.Module):
-        module = place(module, device)
-        module.train(learns)
+    if isinstance(one.network, SoftMasks):
+        one.network.to(device)
+    module = place(module, device).train(learns)
     weights = [p for p in module.parameters() if p.requires_grad] if learns else []
     learn = torch.optim.SGD(weights, 0.0, 0.9) if weights else None
     inputs = tuple(

