@@ -29,6 +29,8 @@ def cutting(
     Without a share nothing is said to go. The smallest that could be left comes with what it is made of.
     """
     least = smallest(anatomy, round_to)
+    lock = anatomy.largest_lock(least)
+    locked = f"; the largest locked group is {lock}" if lock is not None else ""
     student, refused = draft, None
     if macs is not None:
         try:
@@ -42,7 +44,7 @@ def cutting(
         skipped=_skipped(anatomy),
         follows=follows if macs is not None and refused is None else "training",
         least=anatomy.cut(copy.deepcopy(draft), least),
-        blocks=anatomy.largest_lock(least) or anatomy.blocking(least),
+        blocks=f"most of that is {anatomy.blocking(least)}{locked}",
         refused=refused,
         settled=(
             *(group.name for group in anatomy.groups),

@@ -130,7 +130,7 @@ def _smaller(
     name = type(stage).__name__
     options = [least] if least is not None else []
     if cost is not None:
-        options.append(_least(cost, name, forecast.blocks or "the student, which no stage cuts"))
+        options.append(_least(cost, name, forecast.blocks or "no stage cuts the student further"))
     if forecast.least is not None:
         small, _ = _cost(forecast.least, signature)
         if small is not None:

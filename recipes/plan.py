@@ -127,7 +127,7 @@ def plan(recipe: Recipe, workshop: Workshop | None = None, *, probe: bool = True
     """
     workshop = workshop if workshop is not None else Workshop()
     splits = recipe.task.open(workshop.data)
-    feed = Feed(max(1, splits.steps(Split.TRAIN)), splits.steps(Split.VAL))
+    feed = Feed(max(1, _steps(splits, Split.TRAIN)), _steps(splits, Split.VAL))
     teachers, sources, ready = gathered(recipe, workshop)
     steps = tuple(foresee(recipe, teachers, feed, trained=ready))
     seal = Seal.of(recipe, teachers, steps)
@@ -175,6 +175,11 @@ def ahead(recipe: Recipe, workshop: Workshop) -> tuple[Seal, Verdict | None]:
     return Seal.of(recipe, teachers, steps), verdict
 
 
+def _steps(splits: Splits, split: Split) -> int:
+    """Batches in a pass; a task that nobody has seen a sample of refuses to say."""
+    return splits.steps(split) if splits.samples(split) else 0
+
+
 # -- teachers ---------------------------------------------------------------------------------------------
 
 
@@ -218,7 +223,7 @@ def _training(
     """About how long the training of a teacher takes, and its memory."""
     assert checkpoint.train is not None
     splits = checkpoint.task.open(workshop.data)
-    steps = checkpoint.train.epochs * max(1, splits.steps(Split.TRAIN))
+    steps = checkpoint.train.epochs * max(1, _steps(splits, Split.TRAIN))
     with torch.random.fork_rng(devices=[]):
         module = checkpoint.network.build()
     from compress.stage import State

@@ -219,7 +219,7 @@ def _foreseen(
         return f" ({value / of:.1%} of the teacher's)" if of else ""
 
     if floor > limit:
-        held_up = f", and most that holds it up is {least.blocks}" if least.blocks else ""
+        held_up = f"; {least.blocks}" if least.blocks else ""
         line = (
             f"{most} cannot be kept: the smallest that {least.stage} can leave has {said(name, floor)} {unit}"
             f"{share(floor)}{held_up}"

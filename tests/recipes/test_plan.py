@@ -275,6 +275,9 @@ def test_unverified_without_a_sample(bench: Workshop, tmp_path: Path, unpacked: 
         name="unseen", task=unseen, teachers=(teacher,), stages=(Prune(macs=0.5),),
         at_most=Budget(macs="60%", accuracy_drop=1),
     )  # fmt: skip
+    said = plan(page, bench)
+    assert said.verdict is not None
+    assert "it will stay unverified" in said.verdict.lines()[-1]
     made = run(page, bench)
     assert made.verdict is not None
     assert made.verdict.word == "UNVERIFIED"
@@ -295,16 +298,21 @@ def test_infeasible_is_refused_before_anything_is_trained(tmp_path: Path) -> Non
         Infeasible, match=r"cannot be kept: the smallest that GAL can leave has .* MACs"
     ) as told:
         run(page, fresh, display=Untrained())
-    assert "locked" in str(told.value)
+    assert "most of that is 'conv" in str(told.value)
+    assert "the largest locked group is 'linear'" in str(told.value)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("stages", "budget", "held_up"),
     [
-        ((Finetune(epochs=1),), Budget(params="90%"), "the student, which no stage cuts"),
-        ((DFAD(student=DigitsCNN(classes=3, widths=(8, 16, 16))),), Budget(macs=100), "which no stage cuts"),
-        ((KSE(granularity=4),), Budget(bytes="1%"), "'linear' with|'conv1' with"),
+        ((Finetune(epochs=1),), Budget(params="90%"), "no stage cuts the student further"),
+        (
+            (DFAD(student=DigitsCNN(classes=3, widths=(8, 16, 16))),),
+            Budget(macs=100),
+            "no stage cuts the student",
+        ),
+        ((KSE(granularity=4),), Budget(bytes="1%"), "the largest layer that does not share is"),
         ((Prune(macs=0.5), KSE(granularity=4)), Budget(bytes=200), "KSE can leave|Prune can leave"),
     ],
 )
