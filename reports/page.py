@@ -65,9 +65,10 @@ def write(
     frame = Template(Path(__file__).with_name("frame.html").read_text(encoding="utf-8"))
     text = frame.substitute(
         title=escape(title),
-        verdict=escape(verdict)
-        if verdict is not None
-        else _verdict(first or records[0], records[-1], ranking),
+        verdict=(
+            escape(verdict) if verdict is not None else _verdict(first or records[0], records[-1], ranking)
+        )
+        + (f" Budget {escape(budget['word'])}." if budget is not None else ""),
         tiles=_tiles(first or records[0], records[-1]) if _compressed(records, ranking) else "",
         sections="".join(sections),
     )
