@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -67,6 +67,7 @@ def foresee(recipe: Recipe, teachers: Sequence[Teacher], feed: Feed, *, trained:
     state, signature = State(tuple(teachers)), recipe.task.signature()
     sure, settled, own_weights, chosen = True, True, trained, None
     least: Least | None = None
+    small: nn.Module | None = None  # the smallest network so far, for stages after it to make smaller still
     for position, stage in enumerate(recipe.stages, 1):
         if chosen is not None:
             yield Step(stage, position, None, None, False, {}, None, None, chosen, ())
@@ -85,7 +86,15 @@ def foresee(recipe: Recipe, teachers: Sequence[Teacher], feed: Feed, *, trained:
             settled = follows == "settings" and known
             own_weights = False
         cost, misfit = _cost(after, signature)
-        least = _smaller(least, stage, forecast, cost, signature)
+        if forecast.fresh:
+            least = small = None
+        before_small, small = small, forecast.least if forecast.least is not None else small
+        least = _smaller(least, stage, forecast.blocks, cost, _cost(forecast.least, signature)[0])
+        if recipe.at_most is not None and before_small is not None and forecast.least is not None:
+            again, _ = _forecast(stage, replace(state, student=before_small), signature, feed)
+            if again is not None and again.least is not None:
+                small = again.least
+                least = _smaller(least, stage, again.blocks, None, _cost(small, signature)[0])
         touched = changed(before, after) if before is not None and after is not None else {}
         yield Step(
             stage, position, forecast, cost, sure, touched, least, problem or misfit, None,
@@ -121,20 +130,15 @@ def _cost(student: nn.Module | None, signature: Signature) -> tuple[Profile | No
         return None, f"the student does not take the task's inputs: {str(problem).splitlines()[0]}"
 
 
-def _smaller(
-    least: Least | None, stage: Stage, forecast: Forecast, cost: Profile | None, signature: Signature
-) -> Least | None:
-    """The smallest so far, after a stage; it begins anew with a fresh network."""
-    if forecast.fresh:
-        least = None
+def _smaller(least: Least | None, stage: Stage, blocks: str, *costs: Profile | None) -> Least | None:
+    """The smallest so far, after a stage that can leave networks of these costs."""
     name = type(stage).__name__
     options = [least] if least is not None else []
-    if cost is not None:
-        options.append(_least(cost, name, forecast.blocks or "no stage cuts the student further"))
-    if forecast.least is not None:
-        small, _ = _cost(forecast.least, signature)
-        if small is not None:
-            options.append(_least(small, name, forecast.blocks))
+    options += [
+        _least(cost, name, blocks or "no stage cuts the student further")
+        for cost in costs
+        if cost is not None
+    ]
     if not options:
         return None
     best = min(options, key=lambda one: (one.macs, one.bytes))

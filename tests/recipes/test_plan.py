@@ -328,6 +328,19 @@ def test_what_blocks_a_budget_is_named(
     assert any(part in made.verdict.bounds[0].said for part in held_up.split("|"))
 
 
+def test_stages_in_a_row_can_leave_less_than_each_alone(bench: Workshop) -> None:
+    """A network cut to the least, and its kernels shared: only below that is a budget out of reach."""
+
+    def least(*stages: Stage) -> int:
+        made = plan(recipe(*stages, at_most=Budget(bytes=1)), bench, probe=False)
+        assert made.verdict is not None
+        assert made.verdict.word == "INFEASIBLE"
+        return round(made.verdict.bounds[0].found or 0)
+
+    cut, share = Prune(macs=0.5, round_to=16), KSE(granularity=4)
+    assert least(cut, share) < min(least(cut), least(share))
+
+
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str], unpacked: None) -> None:
     more = ["--runs", str(tmp_path / "runs"), "--device", "cpu", "--tracking", "off"]
 
