@@ -6,11 +6,13 @@ from dataclasses import field, replace
 from typing import Annotated, ClassVar
 
 from compress.amalgamation import Amalgamation
+from compress.branching import Branching
 from compress.calibration import FITTED, Calibration, Evidence
 from compress.course import Course, Loaded, Taught
+from compress.forecast import Feed, Forecast, built, parts, shapes
 from compress.losses import Imitation
 from compress.merging import Merge
-from compress.method import MergedTargets, Method, Work, answering, calibrated, merged
+from compress.method import MergedTargets, Method, Work, answering, asking, calibrated, merged
 from compress.panel import Panel
 from compress.session import Sees, Session
 from compress.stage import State
@@ -68,6 +70,23 @@ class Amalgamate(Taught):
         how = merged(panel, self.merge, Calibration(self.calibrate, self.kappa, (), (), (), (), 0))
         said = f"merge: {how.how}, {self.calibrate} evidence"
         return [*panel.plan(), said, *self.method.plan(panel)]
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """The student as it is named or came; where branches may leave a trunk, about the trunk."""
+        panel = Panel(state.teachers, signature, aliases=self.aliases, taxonomy=self.taxonomy)
+        lines = tuple(self.plan(state, signature))
+        named = self.student is not None
+        made = built(state, self.student) if self.student is not None else state
+        if made.student is None:
+            return Forecast(state, lines, follows="training")
+        answering(made.student, panel, Session())
+        branches = isinstance(self.method, Branching) and self.method.leave == "least"
+        looks = asking(panel, feed, parts(self.samples, feed.batch or 128))
+        return Forecast(
+            made, lines, follows="training" if branches else "settings", fresh=named,
+            passes=(*self.method.passes(panel, made.student, feed, self.epochs), *looks),
+            batches=feed.total(self.epochs), settled=shapes(made.student) if named else (),
+        )  # fmt: skip
 
     def __call__(self, state: State, session: Session) -> State:
         """Measure, merge, teach. Raises ValueError as `Panel`, `Merger` and the method do."""

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from compress.album import Album
 from compress.amalgamation import Amalgamation
 from compress.bank import Bank
-from compress.branching import begun, regrouped
+from compress.branching import begun, grafting, regrouped
 from compress.calibration import Calibration, Evidence
 from compress.course import Course, Taught
 from compress.dual import Drawn, Game, Weights
+from compress.forecast import Feed, Follows, Forecast, Pass, built, latents, parts, shapes
 from compress.graft import Grafts
 from compress.guard import Guard
 from compress.losses import Imitation
 from compress.match import passing
 from compress.merging import Merge
-from compress.method import Work, answering, calibrated, merged
+from compress.method import Work, answering, asking, calibrated, merged
 from compress.panel import Panel
 from compress.session import Sees, Session, Stateful
 from compress.stack import GroupStack
@@ -143,6 +144,30 @@ class AmalgamateDataFree(Taught):
             *panel.plan(), f"merge: {how.how}, {self.calibrate} evidence on generated images",
             f"{len(grafts)} blocks, features between them: {shapes}",
         ]  # fmt: skip
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """The student as it is named; where branches may leave a trunk, about the trunk."""
+        panel = Panel(state.teachers, signature, aliases=self.aliases)
+        lines, made = tuple(self.plan(state, signature)), built(state, self.student)
+        student = made.student
+        assert student is not None
+        with torch.random.fork_rng(devices=[]):
+            stack = self._game(panel, student, Session()).stack
+        rounds, blocks = self.generator_epochs * self.rounds, len(self.cuts) + 1
+        own = Feed(self.rounds, 0, self.batch, signature)
+        drawing = blocks * own.total(self.block_epochs) + own.total(self.epochs)
+        steps = rounds + (own.total(self.epochs) if self.alternate else 0)
+        takes = latents(self.latent)
+        passes = (
+            Pass(stack, steps, "weights", self.batch, takes),
+            # The image, and half of a tail for the feature of every block.
+            *asking(panel, own, steps * (1 + (blocks - 1) / 2), "inputs"),
+            Pass(stack, drawing / (2 if self.bank else 1), "nothing", self.batch, takes),
+            *grafting(panel, student, own, blocks, self.streams * self.block_epochs, self.epochs),
+            *asking(panel, own, parts(self.samples, self.batch)),
+        )
+        follows: Follows = "settings" if self.leave == "last" else "training"
+        return Forecast(made, lines, follows=follows, fresh=True, passes=passes, settled=shapes(student))
 
     def __call__(self, state: State, session: Session) -> State:
         """Draw, teach, regroup. Raises ValueError where blocks do not match, or the stack draws one image only."""

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, Protocol
 from torch import Tensor, nn
 
 from compress.course import Streams, Terms
+from compress.forecast import Feed, Pass
 from compress.graft import Grafts, weighed
 from compress.inherit import inherit
-from compress.method import Method, Work, answering
+from compress.method import Method, Work, answering, asking
 from compress.panel import Panel
 from students.branches import Branched
 from teachers.spec import Field, spec
@@ -47,6 +48,10 @@ class Branching(Method):
         """Where networks are cut."""
         return [f"{len(self.cuts) + 1} blocks, cut behind {', '.join(self.cuts)}; {self.leave}"]
 
+    def passes(self, panel: Panel, student: nn.Module, feed: Feed, epochs: float) -> tuple[Pass, ...]:
+        """For every block half of the student and half of each teacher's tail, on the mean; then all of it together."""
+        return grafting(panel, student, feed, len(self.cuts) + 1, self.block_epochs, epochs)
+
     def __call__(self, work: Work, student: nn.Module | None, epochs: float) -> nn.Module:
         """Teach. Raises ValueError where blocks do not match, or nobody is there to begin with."""
         student = begun(work, student, self.start)
@@ -54,6 +59,18 @@ class Branching(Method):
         for block in range(1, len(grafts) + 1):
             grafts.learn(work, block, self.block_epochs)
         return regrouped(work, grafts, self.leave, epochs)
+
+
+def grafting(
+    panel: Panel, student: nn.Module, feed: Feed, blocks: int, block_epochs: float, epochs: float
+) -> tuple[Pass, ...]:
+    """The networks that run while blocks are taught one by one through the teachers' tails, and then together."""
+    apart, joint = blocks * feed.total(block_epochs), feed.total(epochs)
+    return (
+        feed.through(student, apart / 2 + joint, "weights"),
+        *asking(panel, feed, apart + joint + feed.val_steps),
+        *asking(panel, feed, apart / 2 + blocks * feed.val_steps / 2, "inputs"),
+    )
 
 
 def begun(work: Work, student: nn.Module | None, start: str | None) -> nn.Module:

@@ -18,6 +18,7 @@ from compress.attribution_graph import (
     similarities,
 )
 from compress.choosing import candidates, in_order, layers_of, narrowed, with_halves
+from compress.forecast import Feed, Forecast, Pass, parts
 from compress.probe import Preprocess, Probe, drawn
 from compress.resampling import halves
 from compress.session import Sees, Session
@@ -99,6 +100,13 @@ class DEPARA(Stage):
             + ", ".join(other.name for other in others),
             f"embeddings: what the last layer takes in{f', but {named}' if named else ''}",
         ]
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """Nobody is chosen; every network sees the probe once, and gradients go back to it."""
+        passes = tuple(
+            Pass(t.module, parts(self.probe, 64), "inputs", 64, t.signature) for t in state.teachers
+        )
+        return Forecast(state, tuple(self.plan(state, signature)), passes=passes, batches=1)
 
     def __call__(self, state: State, session: Session) -> State:
         """Compare. Raises ValueError for a target that is not there, and as `attribution.attribution_maps` does."""

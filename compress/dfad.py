@@ -19,6 +19,7 @@ from compress.average import Average
 from compress.bank import Bank
 from compress.choice import Choice
 from compress.drawing import Drawing
+from compress.forecast import Feed, Forecast, Pass, built, latents, parts, shapes
 from compress.generated import made
 from compress.guard import Guard
 from compress.hooks import outputs_of
@@ -38,6 +39,7 @@ from compress.session import Sees, Session, Stateful
 from compress.stage import State
 from compress.watch import class_entropy, collapsed, largest_share, variety
 from teachers.networks.network import Network
+from teachers.signature import Signature
 from teachers.spec import Field, spec
 from teachers.teacher import Teacher
 from teachers.train import constant, cosine
@@ -167,6 +169,35 @@ class DFAD(Drawing):
         preset = PRESETS[self.preset]
         own = {name: getattr(self, name) for name in vars(preset)}
         return replace(preset, **{name: value for name, value in own.items() if value is not None})
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """The student as it is named or came; the rounds of the game."""
+        teacher, options = state.teacher(), self.options()
+        made = replace(state, student=state.draft()) if self.student is None else built(state, self.student)
+        student = made.student
+        assert student is not None
+        takes, gives = latents(self.latent), self.drawn(teacher.signature)
+        fits(teacher, student, gives)
+        with torch.random.fork_rng(devices=[]):
+            generator = self.generator(teacher.signature)
+        rounds, warming = self.epochs * self.rounds, self.warmup * self.rounds
+        steps = rounds * options.student_steps
+        new = steps * (1 - options.replay) if options.batches == "fresh" else 0.0
+        new += steps / 2 if options.generator_average else 0.0
+        looks = self.epochs * parts(max(_A_TIME, 10 * teacher.signature.classes), self.batch)
+        held = self.epochs * min(_A_TIME * self.epochs / 2, _HELD) / self.batch
+        passes = (
+            Pass(generator, rounds + warming, "weights", self.batch, takes),
+            Pass(teacher.module, rounds + warming, "inputs", self.batch, gives),
+            Pass(student, rounds, "inputs", self.batch, gives),
+            Pass(student, steps, "weights", self.batch, gives),
+            Pass(generator, new + looks, "nothing", self.batch, takes),
+            Pass(teacher.module, new + looks, "nothing", self.batch, gives),
+            Pass(student, held, "nothing", self.batch, gives),
+        )
+        line = f"{rounds:,} rounds of {options.student_steps} student steps, {self.batch} images each"
+        fresh = self.student is not None
+        return Forecast(made, (line,), fresh=fresh, passes=passes, settled=shapes(student) if fresh else ())
 
     def __call__(self, state: State, session: Session) -> State:
         """Play. Raises ValueError where the two networks or the generator do not fit, Diverged where nothing helps."""

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from compress.answers import Answers, Seen
 from compress.balance import Balance
+from compress.forecast import Feed, Forecast, built, shapes
 from compress.losses import soft_answers
 from compress.noted import Noted, check_pairs, default_pairs
 from compress.session import Sees, Session, Stateful
@@ -137,6 +138,30 @@ class Distillation(Stage):
             f"compares {mine} ({wide}) with the teacher's {its} ({its_width})"
             for (mine, its), (wide, its_width) in zip(pairs.items(), widths, strict=True)
         ]
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """The student as it is named or came; every epoch of it, though patience may end it earlier."""
+        lines = tuple(self.plan(state, signature))
+        made = replace(state, student=state.draft()) if self.student is None else built(state, self.student)
+        student, teacher = made.student, state.teacher()
+        assert student is not None
+        steps = self.epochs * feed.steps
+        told = min(steps, (self.hint_epochs or self.epochs) * feed.steps) if lines else 0
+        # A balanced hint goes back by itself, and one without dropout has a pass of its own.
+        more = told * ((self.weight is None) + (Still(student).moves and not self.dropout)) / 2
+        passes = (
+            feed.through(student, steps + more, "weights"),
+            feed.through(student, self.epochs * feed.val_steps),
+            feed.through(teacher.module, feed.steps if signature.is_graph else steps),
+        )
+        said = f"{steps:,} steps" + (
+            f", fewer if {self.patience} epochs are no better" if self.patience else ""
+        )
+        fresh = self.student is not None
+        return Forecast(
+            made, (*lines, said), fresh=fresh, passes=passes, batches=steps,
+            settled=shapes(student) if fresh else (),
+        )  # fmt: skip
 
     def __call__(self, state: State, session: Session) -> State:
         """Teach. Raises ValueError where the networks do not fit, Diverged where the loss is no longer finite."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from compress.forecast import Feed, Forecast
 from compress.freezing import freeze
 from compress.generated import feed
 from compress.losses import soft_answers
@@ -16,7 +17,7 @@ from compress.moments import norms_of
 from compress.recalibrate import endless, recalibrate
 from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
-from teachers.signature import Kind
+from teachers.signature import Kind, Signature
 from teachers.spec import Field, spec
 from teachers.train import agreeing, constant, cosine, supervised
 
@@ -73,6 +74,24 @@ class Finetune(Stage):
         if self.generated:
             return Sees.NOTHING
         return Sees.LABELS if self.labels else Sees.INPUTS
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """The student as it came; the steps it would take, and the teacher's beside."""
+        feed = feed.of(state, self.generated)
+        student = state.draft()
+        freeze(student, state.freeze if self.frozen else ())
+        weights = list(student.parameters())
+        learns = sum(weight.numel() for weight in weights if weight.requires_grad)
+        steps = feed.total(self.epochs)
+        passes = [feed.through(student, steps, "weights")]
+        if self.soft_targets:
+            answers_for(state.teacher(), signature)
+            passes.append(feed.through(state.teacher().module, steps))
+        if self.swa and norms_of(student):
+            passes.append(feed.through(student, _BATCHES))
+        line = f"trains {learns:,} of {sum(w.numel() for w in weights):,} parameters for {steps:,} steps"
+        batches = 0 if self.generated else steps
+        return Forecast(replace(state, student=student), (line,), passes=tuple(passes), batches=batches)
 
     def __call__(self, state: State, session: Session) -> State:
         """Train a copy of the student. Raises Diverged where the loss is no longer finite."""

@@ -1,6 +1,7 @@
 """GAL: structured pruning by label-free adversarial output matching, soft masks solved with FISTA."""
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from compress.adversaries import Discriminator
-from compress.generated import UnlessGenerated, feed
+from compress.cutting import cutting
+from compress.forecast import Feed, Forecast, Pass
+from compress.generated import UnlessGenerated
+from compress.generated import feed as fed
 from compress.losses import Reduction, discriminator_loss, generator_loss, output_matching
 from compress.optim import FISTA, Variant
 from compress.prune import describe
 from compress.session import Sees, Session, Stateful
 from compress.stage import Stage, State
-from students.budget import choose, floor
+from students.budget import choose, floor, uniform
 from students.surgery import Alive, Anatomy, Kind, SoftMasks
 from teachers.signature import Signature
 from teachers.spec import Field, spec
@@ -116,13 +120,36 @@ class GAL(Stage):
             self.round_to,
         )
 
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """About what would be left of every layer, were all to give the same share; which do is what the game finds."""
+        began = time.perf_counter()
+        draft = state.draft()
+        anatomy = Anatomy(draft, state.teachers[0].signature.example(2), self.structures, self.spare)
+        priority = uniform(anatomy, np.ones(anatomy.size))
+        made = cutting(state, draft, anatomy, priority, self.macs, self.round_to, "training")
+        seconds = time.perf_counter() - began
+        teacher, feed = state.teacher(), feed.of(state, self.generated)
+        steps, masks = feed.total(self.epochs), SoftMasks(anatomy, draft)
+        judge = Discriminator(teacher.signature.classes, official=self.variant == "official")
+        logits = Signature(inputs=((teacher.signature.classes,),), labels=())
+        probing = (_PROBES * _DRAWS + 10) if self.mask_lr is None else 0
+        passes = (
+            feed.through(teacher.module, steps),
+            feed.through(masks, steps + probing, "weights"),
+            # Twice for its own step, with a gradient of a gradient on top, and once for the student's.
+            Pass(judge, 4 * steps, "weights", feed.batch, logits),
+        )
+        lines = tuple(describe(anatomy, self.macs, self.round_to))
+        batches = 0 if self.generated else steps + _PROBES
+        return replace(made, lines=lines, passes=passes, batches=batches, seconds=seconds)
+
     def __call__(self, state: State, session: Session) -> State:
         """Search, freeze, cut.
 
         Raises ValueError where nothing can be cut, the budget cannot be met, or the penalty switched nothing off;
         Diverged where a loss is no longer finite.
         """
-        feed(state, session, self.generated)
+        fed(state, session, self.generated)
         teacher = state.teacher().to(session.device)
         student = session.place(state.draft())
         inputs = tuple(x.to(session.device) for x in teacher.signature.example(2))

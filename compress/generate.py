@@ -12,11 +12,13 @@ from compress.adversaries import Generator, Rows
 from compress.album import Album
 from compress.bank import Bank
 from compress.drawing import Drawing
+from compress.forecast import Feed, Forecast, Pass, drawn, latents, parts
 from compress.losses import fine
 from compress.priors import Priors
 from compress.session import Sees, Session
 from compress.stage import State
 from compress.watch import class_entropy, collapsed, largest_share, variety
+from teachers.signature import Signature
 from teachers.spec import Field, spec
 from teachers.teacher import Teacher
 
@@ -55,6 +57,25 @@ class Generate(Drawing):
     def __post_init__(self) -> None:
         if not (self.batch_norm or self.one_hot or self.balance):
             raise ValueError("Generate has nothing to go by: set batch_norm, one_hot or balance above 0")
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """Images, and no student."""
+        teacher = state.teacher()
+        takes, gives = latents(self.latent), self.drawn(teacher.signature)
+        with torch.random.fork_rng(devices=[]):
+            generator = self.generator(teacher.signature)
+        steps, kept = (
+            self.epochs * self.rounds,
+            parts(self.images / (self.epochs - self.epochs // 2), self.batch),
+        )
+        passes = (
+            Pass(generator, steps, "weights", self.batch, takes),
+            Pass(teacher.module, steps, "inputs", self.batch, gives),
+            Pass(generator, self.epochs * kept, "nothing", self.batch, takes),
+            Pass(teacher.module, self.epochs * kept, "nothing", self.batch, gives),
+        )
+        line = f"draws {self.images:,} images after {steps:,} steps of a generator"
+        return Forecast(drawn(state, self.images, gives), (line,), passes=passes)
 
     def __call__(self, state: State, session: Session) -> State:
         """Teach the generator, keep images. Raises ValueError where it does not fit the teacher, or it collapsed."""

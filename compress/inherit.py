@@ -8,10 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from compress.forecast import Feed, Forecast, built, shapes
 from compress.match import fits
 from compress.session import Sees, Session
 from compress.stage import Stage, State
 from teachers.networks.network import Network
+from teachers.signature import Signature
 from teachers.spec import spec
 
 Choice = Literal["spread", "first"]
@@ -37,6 +39,13 @@ class Inherit(Stage):
     """which of a longer row are taken"""
 
     sees: ClassVar[Sees] = Sees.NOTHING
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """The shallower network."""
+        made = built(state, self.student)
+        assert made.student is not None
+        fits(state.teacher(), made.student, state.teacher().signature)
+        return Forecast(made, fresh=True, settled=shapes(made.student))
 
     def __call__(self, state: State, session: Session) -> State:
         """Build, take over. Raises ValueError where it has no place for anything, or other outputs."""

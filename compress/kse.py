@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import heapq
+import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.clustering import RESTARTS, cluster
+from compress.forecast import Feed, Forecast
 from compress.indicator import Indicator, Layout, indicator, levels
 from compress.session import Sees, Session
 from compress.sharing import Item, empty, kernels_of, macs_of, mark, sort_out
@@ -94,6 +96,29 @@ class KSE(Stage):
         work = Work(self, state.draft(), signature.example(2))
         work.assign()
         return work.describe()
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """The network with as many kernels as the indicator asks for, none clustered; time by a few channels."""
+        began = time.perf_counter()
+        draft = state.draft()
+        work = Work(self, draft, state.teachers[0].signature.example(2))
+        names = (*(item.name for item in work.items), *(f"left {name}" for name in work.left))
+        least, refused = work.least(), None
+        try:
+            work.assign()
+        except ValueError as problem:
+            if not work.items or (self.bytes is None and self.kernel_macs is None):
+                raise
+            refused = str(problem)
+        lines, seconds = () if refused else tuple(work.describe()), 0.0
+        if refused is None:
+            work.drop_unread()
+            seconds = work.seconds_of_clustering()
+            work.hollow(draft)
+        return Forecast(
+            replace(state, student=draft.eval()), lines, work.reasons(), "weights", least=least.eval(),
+            blocks=work.blocking(), refused=refused, seconds=time.perf_counter() - began + seconds, settled=names,
+        )  # fmt: skip
 
     def __call__(self, state: State, session: Session) -> State:
         """Cluster. Raises ValueError where weights are not finite, a budget cannot be met, or nothing can change."""
@@ -335,15 +360,9 @@ class Work:
 
         Channels of all layers with the same N, D and q are clustered together, in one batch.
         """
-        batches: dict[tuple[int, int, int], list[tuple[Item, Tensor]]] = defaultdict(list)
-        for item in self.items:
-            counts = torch.tensor(item.counts())
-            for q in counts.unique().tolist():
-                if 0 < q < item.outputs:
-                    batches[item.outputs, item.size, q].append((item, (counts == q).nonzero()[:, 0]))
         shared: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
         error = energy = 0.0
-        for (_, _, q), members in sorted(batches.items(), key=lambda pair: pair[0]):
+        for q, members in self._alike():
             parts = [item.kernels.flatten(0, 1)[channels] for item, channels in members]
             points = torch.cat(parts)
             found = cluster(points, q, restarts=self.settings.restarts)
@@ -357,15 +376,32 @@ class Work:
             self.network.set_submodule(item.name, self._layer(item, shared))
         return error / energy if energy else 0.0
 
+    def _alike(self) -> list[tuple[int, list[tuple[Item, Tensor]]]]:
+        """Channels to be clustered together: q, and of every layer which channels."""
+        batches: dict[tuple[int, int, int], list[tuple[Item, Tensor]]] = defaultdict(list)
+        for item in self.items:
+            counts = torch.tensor(item.counts())
+            for q in counts.unique().tolist():
+                if 0 < q < item.outputs:
+                    batches[item.outputs, item.size, q].append((item, (counts == q).nonzero()[:, 0]))
+        return [(q, members) for (_, _, q), members in sorted(batches.items(), key=lambda pair: pair[0])]
+
+    def _empty(self, item: Item) -> SharedConvolution:
+        """The layer that takes an item's place, with no kernel in it yet."""
+        counts = torch.tensor(item.counts())
+        times = sorted(Counter(counts.tolist()).items())
+        layer = empty(item.module, times, half=self.settings.half)
+        rank = torch.searchsorted(torch.tensor([q for q, _ in times]), counts)
+        layer.level.copy_(rank.to(torch.uint8))
+        return layer
+
     @torch.no_grad()
     def _layer(
         self, item: Item, shared: Mapping[tuple[str, int], tuple[Tensor, Tensor]]
     ) -> SharedConvolution:
         counts = torch.tensor(item.counts())
         times = sorted(Counter(counts.tolist()).items())
-        layer = empty(item.module, times, half=self.settings.half)
-        rank = torch.searchsorted(torch.tensor([q for q, _ in times]), counts)
-        layer.level.copy_(rank.to(torch.uint8))
+        layer = self._empty(item)
         parts = iter(layer.parts())
         packed: list[Tensor] = []
         for q, _ in times:
@@ -386,6 +422,57 @@ class Work:
             layer.bias.copy_(bias)
         weight: Tensor = item.module.weight  # type: ignore[assignment]
         return layer.to(weight.device).train(item.module.training)
+
+    # -- before anything is clustered -----------------------------------------------------------------------
+
+    def hollow(self, network: nn.Module) -> None:
+        """Put the layers that would share into a network, in place, with kernels of nothing."""
+        for item in self.items:
+            network.set_submodule(item.name, self._empty(item))
+
+    def least(self) -> nn.Module:
+        """The network with every layer at its fewest bytes, no kernel in it; before layers are assigned anything."""
+        twin, half = copy.deepcopy(self.network), self.settings.half
+        for item in self.items:
+            values, best = self._values(item), (item.dense_bytes(), 0, 0)
+            for granularity in _GRANULARITIES:
+                item.granularity, item.levels = granularity, levels(values, granularity)
+                for item.shift in _SHIFTS:
+                    best = min(best, (item.bytes(half), granularity, item.shift))
+            if best[1]:
+                _, item.granularity, item.shift = best
+                item.levels = levels(values, item.granularity)
+                twin.set_submodule(item.name, self._empty(item))
+        return twin
+
+    def seconds_of_clustering(self) -> float:
+        """About how long `share` would take, by a few channels of every kind."""
+        seconds = 0.0
+        for q, members in self._alike():
+            points = torch.cat([item.kernels.flatten(0, 1)[channels] for item, channels in members])
+            some = points[: max(8, len(points) // 8)]
+            began = time.perf_counter()
+            cluster(some, q, restarts=self.settings.restarts)
+            seconds += (time.perf_counter() - began) * len(points) / len(some)
+        return seconds
+
+    def reasons(self) -> dict[str, tuple[str, ...]]:
+        """Why layers are left alone: reason -> names."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name, reason in self.left.items():
+            found[reason].append(name)
+        return {reason: tuple(names) for reason, names in found.items()}
+
+    def blocking(self) -> str:
+        """The largest layer that is left alone, in words; empty where none is."""
+        modules = dict(self.network.named_modules())
+        sizes = {
+            name: sum(p.numel() for p in modules[name].parameters()) for name in self.left if name in modules
+        }
+        name = max(sizes, key=sizes.__getitem__, default="")
+        return (
+            f"'{name}' with {count(sizes[name])} parameters (left alone: {self.left[name]})" if name else ""
+        )
 
     # -- accounts ---------------------------------------------------------------------------------------------
 
@@ -409,8 +496,5 @@ class Work:
             lines.append(
                 f"{item.name}: of {item.outputs} kernels a channel, G={item.granularity} T={item.shift}: {said}"
             )
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for name, reason in self.left.items():
-            reasons[reason].append(name)
-        lines += [f"left alone, {reason}: {', '.join(names)}" for reason, names in reasons.items()]
+        lines += [f"left alone, {reason}: {', '.join(names)}" for reason, names in self.reasons().items()]
         return lines

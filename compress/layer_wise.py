@@ -12,9 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.adapters import Codes, pointwise, resized
 from compress.course import Streams, Terms
+from compress.forecast import Feed, Pass
 from compress.listening import Choir, heard, places
 from compress.losses import fine
-from compress.method import Method, Work, needed
+from compress.method import Method, Work, asking, needed
 from compress.panel import Panel
 from students.trace import trace
 from teachers.spec import Field, spec
@@ -48,6 +49,14 @@ class LayerWise(Method):
     def plan(self, panel: Panel) -> list[str]:
         """Which layers are coded."""
         return [f"layers: {', '.join(self.taps)}; adapters are folded away"]
+
+    def passes(self, panel: Panel, student: nn.Module, feed: Feed, epochs: float) -> tuple[Pass, ...]:
+        """Teachers in all three rounds, the student in the last two."""
+        taught = feed.total(self.layer_epochs) + feed.total(epochs)
+        return (
+            feed.through(student, taught, "weights"),
+            *asking(panel, feed, feed.total(self.code_epochs) + taught),
+        )
 
     def __call__(self, work: Work, student: nn.Module | None, epochs: float) -> nn.Module:
         """Teach. Raises ValueError for a layer that is not there, or into which nothing can be folded."""

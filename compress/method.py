@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from compress.agreement import disagreements, together
 from compress.calibration import Calibration, Evidence, fit
 from compress.course import Course, Source, Terms
+from compress.forecast import Back, Feed, Pass
 from compress.losses import Imitation, imitation, soft_answers
 from compress.merging import Merge, Merger
 from compress.panel import Panel
@@ -70,6 +71,11 @@ class Method(ABC):
         """What it will touch."""
         return []
 
+    def passes(self, panel: Panel, student: nn.Module, feed: Feed, epochs: float) -> tuple[Pass, ...]:
+        """The networks that it runs."""
+        steps = feed.total(epochs)
+        return (feed.through(student, steps, "weights"), *asking(panel, feed, steps))
+
 
 @spec
 class MergedTargets(Method):
@@ -85,6 +91,13 @@ class MergedTargets(Method):
             lambda images, _: work.imitated(student(images), work.panel.ask(images)), epochs, [student]
         )
         return student
+
+
+def asking(panel: Panel, feed: Feed, times: float, back: Back = "nothing") -> tuple[Pass, ...]:
+    """So many batches through every teacher, each brought to what it takes."""
+    return tuple(
+        Pass(member.swift, times, back, feed.batch, member.teacher.signature) for member in panel.members
+    )
 
 
 def needed(student: nn.Module | None, who: str) -> nn.Module:

@@ -1,5 +1,6 @@
 """Pruning in one go, by torch-pruning's importances: the baselines that GAL is compared with."""
 
+import time
 import warnings
 from dataclasses import replace
 from itertools import islice
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from compress.cutting import cutting
+from compress.forecast import Feed, Follows, Forecast
 from compress.session import Sees, Session
 from compress.stage import Stage, State
 from reports.units import count
@@ -64,6 +67,27 @@ class Prune(Stage):
             Anatomy(state.draft(), signature.example(2), spare=self.spare, heads=self.units == "heads"),
             self.macs,
             self._round(),
+        )
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """What would be left: exact where every layer gives the same share, whatever the weights, else about."""
+        began = time.perf_counter()
+        draft = state.draft()
+        inputs = state.teachers[0].signature.example(2)
+        anatomy = Anatomy(draft, inputs, spare=self.spare, heads=self.units == "heads")
+        guessed = self.importance in ("taylor", "random")
+        blind = self.scope == "layer" or guessed
+        scores = np.ones(anatomy.size) if blind else _scores(draft, inputs, anatomy, self.importance)
+        priority = uniform(anatomy, scores) if blind else scores
+        follows: Follows = "settings" if self.scope == "layer" else "training" if guessed else "weights"
+        made = cutting(state, draft, anatomy, priority, self.macs, self._round(), follows)
+        looks = self.importance == "taylor"
+        return replace(
+            made,
+            lines=tuple(describe(anatomy, self.macs, self._round())),
+            passes=(feed.through(draft, self.batches, "weights"),) if looks else (),
+            batches=self.batches if looks else 0,
+            seconds=time.perf_counter() - began,
         )
 
     def _round(self) -> int:

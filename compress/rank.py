@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from compress import attribution
 from compress import transfer_scores as scores
 from compress.choosing import candidates, in_order, layers_of, narrowed, with_halves
+from compress.forecast import Feed, Forecast, Pass, parts
 from compress.probe import Preprocess, Probe, drawn
 from compress.session import Sees, Session
 from compress.stage import Ranking, Stage, State
@@ -98,6 +99,13 @@ class Rank(Stage):
             f"scores {len(others)} networks by {self.by}, keeps {self.keep}: "
             + ", ".join(o.name for o in others)
         ]
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """Nobody is chosen; every network sees the probe once."""
+        passes = tuple(
+            Pass(t.module, parts(self.probe, 64), "nothing", 64, t.signature) for t in state.teachers
+        )
+        return Forecast(state, tuple(self.plan(state, signature)), passes=passes, batches=1)
 
     def __call__(self, state: State, session: Session) -> State:
         """Score. Raises ValueError where a score cannot be had: no labels, one label, a network without classes."""

@@ -7,11 +7,14 @@ from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from compress.forecast import Feed, Forecast
 from compress.generated import UnlessGenerated, feed
 from compress.moments import norms_of
 from compress.session import Sees, Session
 from compress.stage import Stage, State
+from teachers.signature import Signature
 from teachers.spec import Field, spec
 from teachers.task import Batch
 
@@ -31,6 +34,18 @@ class Recalibrate(Stage):
 
     sees: ClassVar[Sees] = UnlessGenerated()  # type: ignore[assignment]
 
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """The student as it came; the batches that go through it."""
+        student = state.draft()
+        norms = _norms(student)
+        feed = feed.of(state, self.generated)
+        return Forecast(
+            replace(state, student=student),
+            (f"measures {len(norms)} batch norms anew, on {self.batches} batches",),
+            passes=(feed.through(student, self.batches),),
+            batches=0 if self.generated else self.batches,
+        )
+
     def __call__(self, state: State, session: Session) -> State:
         """Measure on a copy of the student. Raises ValueError where it has no batch norm with statistics."""
         feed(state, session, self.generated)
@@ -47,11 +62,7 @@ def recalibrate(
 
     but  names of norms that stay as they are
     """
-    norms = list(norms_of(network, but).values())
-    if not norms:
-        raise ValueError(
-            f"{type(network).__name__} has no batch norm with running statistics: there is nothing to recalibrate"
-        )
+    norms = _norms(network, but)
     network.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -70,3 +81,13 @@ def endless(session: Session) -> Iterator[Batch]:
     """Passes over train, one after another."""
     while True:
         yield from session.batches()
+
+
+def _norms(network: nn.Module, but: Collection[str] = ()) -> list[_BatchNorm]:
+    """Those with running statistics. Raises ValueError where there is none."""
+    norms = list(norms_of(network, but).values())
+    if not norms:
+        raise ValueError(
+            f"{type(network).__name__} has no batch norm with running statistics: there is nothing to recalibrate"
+        )
+    return norms

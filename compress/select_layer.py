@@ -21,6 +21,7 @@ from compress.attribution_graph import (
 )
 from compress.choosing import in_order
 from compress.depara import tell_zeros
+from compress.forecast import Feed, Forecast, Pass, parts, shapes
 from compress.hooks import Point, hooked
 from compress.probe import Preprocess, Probe, drawn
 from compress.resampling import first_share, halves
@@ -83,6 +84,24 @@ class SelectLayer(Stage):
         return [
             f"chooses among {len(names)} layers of {source.name!r}, for {target.name!r}: {', '.join(names)}"
         ]
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """A student that begins at the last layer: one that begins at another has the same shape."""
+        source, target = self._pair(state)
+        end = self.embeddings.get(source.name)
+        names = candidates_of(source, self.layers, end)
+        with torch.random.fork_rng(devices=[]):
+            student, still = transplant(source, names[-1], signature, end, anew=self.anew)
+        looks = parts(self.probe, 64)
+        passes = (
+            Pass(target.module, looks, "inputs", 64, target.signature),
+            # Once forward, and back from every layer, which on the mean lies half-way.
+            Pass(source.module, looks * (1 + len(names) / 3), "inputs", 64, source.signature),
+        )
+        made = replace(state, student=student.eval(), freeze=still, teachers=(target,), target=target)
+        return Forecast(
+            made, tuple(self.plan(state, signature)), fresh=True, passes=passes, batches=1, settled=shapes(student),
+        )  # fmt: skip
 
     def __call__(self, state: State, session: Session) -> State:
         """Compare, and begin a student. Raises ValueError where a pattern matches nothing, or no classifier ends it."""

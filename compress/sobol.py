@@ -8,8 +8,10 @@ from typing import Annotated, ClassVar
 from torch.quasirandom import SobolEngine
 
 from compress.columns import Category, Number, evenly, fit
+from compress.forecast import Feed, Forecast, drawn
 from compress.session import Sees, Session
 from compress.stage import Stage, State
+from teachers.signature import Signature
 from teachers.spec import Field, spec
 
 
@@ -29,6 +31,13 @@ class Sobol(Stage):
     """how many; powers of two are spread best"""
 
     sees: ClassVar[Sees] = Sees.NOTHING
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """Rows, and no student."""
+        fit(self.columns, state.teacher().signature.inputs)
+        return Forecast(
+            drawn(state, self.rows, state.teacher().signature), (f"draws {self.rows:,} rows",), seconds=0.1
+        )
 
     def __call__(self, state: State, session: Session) -> State:
         """Draw. Raises ValueError where the columns are not what the teacher takes."""

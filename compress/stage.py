@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from compress.amalgamation import Amalgamation
+from compress.forecast import Feed, Forecast
 from compress.session import Sees, Session
+from teachers.signature import Signature
 from teachers.teacher import Teacher
 
 __all__ = ["Ranking", "Sees", "Stage", "State"]
@@ -105,3 +107,15 @@ class Stage(ABC):
     @abstractmethod
     def __call__(self, state: State, session: Session) -> State:
         """Do the work."""
+
+    def forecast(self, state: State, signature: Signature, feed: Feed) -> Forecast:
+        """What it would do with such a state, for a task of that signature, without doing it.
+
+        Raises ValueError where it could not. A stage that does not say so itself is told of by what its `plan`
+        says, if it has one, and is taken to leave a network as large as came in.
+        """
+        say = getattr(self, "plan", None)
+        lines = tuple(map(str, say(state, signature))) if say is not None else ()
+        alone = len(state.teachers) == 1
+        kept = replace(state, student=state.draft()) if state.student is not None or alone else state
+        return Forecast(kept, lines, follows="training")

@@ -9,13 +9,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from recipes.budget import Budget
     from recipes.page import PageError, read, write
     from recipes.recipe import Recipe, Workshop
     from recipes.run import run
 
-__all__ = ["PageError", "Recipe", "Workshop", "read", "run", "write"]
+__all__ = ["Budget", "PageError", "Recipe", "Workshop", "read", "run", "write"]
 
 _HOMES = {
+    "Budget": "recipes.budget",
     "PageError": "recipes.page",
     "Recipe": "recipes.recipe",
     "Workshop": "recipes.recipe",

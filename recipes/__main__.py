@@ -1,7 +1,7 @@
 """The command: decoct plan | run | rank | rehearse | resume | describe | schema.
 
-Exit codes: 0 done; 1 a failure of ours, with its traceback; 2 wrong input, with one message; 130 stopped by
-Ctrl-C or SIGTERM, with a line that says how to go on.
+Exit codes: 0 done; 1 a failure of ours, with its traceback; 2 wrong input, with one message; 3 a budget that is missed
+or out of reach; 130 stopped by Ctrl-C or SIGTERM, with a line that says how to go on.
 """
 
 # PyTorch takes seconds to import: what needs it is imported where it is used, so that `--help` is quick.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 BOOK = HERE / "book"
-OK, OURS, WRONG, STOPPED, PIPE = 0, 1, 2, 130, 141
+OK, OURS, WRONG, MISSED, STOPPED, PIPE = 0, 1, 2, 3, 130, 141
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,9 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     began = time.time()
     try:
         with _terminated_as_interrupted():
-            work = options.work
-            work(options)
-        return OK
+            code: int | None = options.work(options)
+        return code or OK
     except KeyboardInterrupt as stop:
         print(
             f"\nstopped{f' ({stop})' if str(stop) else ''}; {_how_to_go_on(options, began)}", file=sys.stderr
@@ -47,6 +46,10 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE
     except Exception as problem:
+        verdict = sys.modules.get("recipes.verdict")
+        if verdict is not None and isinstance(problem, verdict.Infeasible):
+            print(f"decoct: {problem}", file=sys.stderr)
+            return MISSED
         if not _is_wrong_input(problem):
             traceback.print_exc()
             return OURS
@@ -57,15 +60,22 @@ def main(argv: list[str] | None = None) -> int:
 # -- the commands -----------------------------------------------------------------------------------------
 
 
-def _plan(options: argparse.Namespace) -> None:
+def _plan(options: argparse.Namespace) -> int:
     recipe, workshop = _recipe(options), _workshop(options)
     from recipes.plan import plan
 
-    print(plan(recipe, workshop))
+    made = plan(recipe, workshop, probe=not options.no_probe)
+    if options.json:
+        import json
+
+        print(json.dumps(made.to_dict(), indent=2))
+    else:
+        print(made)
+    return _code(made)
 
 
-def _run(options: argparse.Namespace) -> None:
-    _go(_recipe(options), _workshop(options))
+def _run(options: argparse.Namespace) -> int:
+    return _go(_recipe(options), _workshop(options), **({"plan": options.plan} if options.plan else {}))
 
 
 def _rank(options: argparse.Namespace) -> None:
@@ -77,11 +87,11 @@ def _rank(options: argparse.Namespace) -> None:
         rank(recipe, workshop, display=display)
 
 
-def _rehearse(options: argparse.Namespace) -> None:
-    _go(_recipe(options), _workshop(options), rehearse=True)
+def _rehearse(options: argparse.Namespace) -> int:
+    return _go(_recipe(options), _workshop(options), rehearse=True)
 
 
-def _resume(options: argparse.Namespace) -> None:
+def _resume(options: argparse.Namespace) -> int:
     folder = options.folder or _latest(options.runs or Path("runs"))
     if folder is None:
         raise ValueError(
@@ -92,7 +102,7 @@ def _resume(options: argparse.Namespace) -> None:
     if not (folder / "page.yaml").is_file():
         raise ValueError(f"{folder} is no run folder: it has no page.yaml")
     _as_before(options, folder)
-    _go(read(folder / "page.yaml", _trust(options)), _workshop(options))
+    return _go(read(folder / "page.yaml", _trust(options)), _workshop(options))
 
 
 def _describe(options: argparse.Namespace) -> None:
@@ -109,12 +119,18 @@ def _schema(options: argparse.Namespace) -> None:
     print(json.dumps(schema(_trust(options)), indent=2))
 
 
-def _go(recipe: "Recipe", workshop: "Workshop", *, rehearse: bool = False) -> None:
+def _go(recipe: "Recipe", workshop: "Workshop", *, rehearse: bool = False, **more: str) -> int:
     from recipes.run import run
     from recipes.terminal import Display
 
     with Display() as display:
-        run(recipe, workshop, display=display, rehearse=rehearse)
+        return _code(run(recipe, workshop, display=display, rehearse=rehearse, **more))
+
+
+def _code(made: object) -> int:
+    """What a plan or a run ends with, by its verdict on the budget."""
+    verdict = getattr(made, "verdict", None)
+    return MISSED if verdict is not None and verdict.failed else OK
 
 
 # -- what they are given ----------------------------------------------------------------------------------
@@ -308,8 +324,15 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(work=work)
         return made
 
-    add("plan", _plan, "say what a recipe will touch, read and cost, without training", page, machine, trust)
-    add("run", _run, "do a recipe; what is already done is taken up", page, machine, trust)
+    plan = add(
+        "plan", _plan, "say what a recipe will touch, read and cost, without training", page, machine, trust
+    )
+    plan.add_argument("--json", action="store_true", help="the plan as data, for programs")
+    plan.add_argument("--no-probe", action="store_true", help="time no step: no estimate of time and memory")
+    run = add("run", _run, "do a recipe; what is already done is taken up", page, machine, trust)
+    run.add_argument(
+        "--plan", metavar="HASH", help="refuse where page or network are no longer those of that plan"
+    )
     add(
         "rank", _rank, "rank a recipe's teachers by the stages it begins with, and stop", page, machine, trust
     )

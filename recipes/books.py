@@ -31,7 +31,13 @@ class Books:
         self._running: str | None = None  # the stage that is at work, as the tracker knows it
 
     def open(
-        self, recipe: Recipe, workshop: Workshop, folder: Path, code: Code, warn: Callable[[str], None]
+        self,
+        recipe: Recipe,
+        workshop: Workshop,
+        folder: Path,
+        code: Code,
+        warn: Callable[[str], None],
+        plan: str,
     ) -> None:
         """Write down what is about to be done, and begin the tracker's run."""
         write_text(folder / "page.yaml", write(recipe))
@@ -51,6 +57,7 @@ class Books:
                 "decoct.hash": digest(recipe),
                 "decoct.code": str(code),
                 "decoct.recipe": recipe.name,
+                "decoct.plan": plan,
             }
             self.tracker.begin("run", name=recipe.name, params=flatten(canonical(recipe)), tags=tags)
             self.tracker.artifact("run", folder / "page.yaml")

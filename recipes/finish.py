@@ -14,10 +14,12 @@ from recipes import curves, masters
 from recipes.clock import OWN, WORK
 from recipes.folders import fingerprint
 from recipes.page import digest, write
+from recipes.verdict import Drop, dropped, judge, summed
 from reports import mastery, page, plots
 from reports import ranking as places
 from reports.record import Record
 from reports.track import MLflow
+from reports.verdict import Verdict
 from students import compact
 from students.files import write_json, write_text
 from teachers.task import Split
@@ -34,6 +36,7 @@ def finish(run: Run, state: State) -> None:
     if run.limit is None and not run.ranks_only:
         _test(run, state)
     found = masters.measure(run, state) if run.limit is None else None
+    run.verdict = _judged(run, state, found)
     with run.clock.on("report"):
         _report(run, state, found)
     if state.student is not None:
@@ -45,6 +48,8 @@ def finish(run: Run, state: State) -> None:
         "records": [record.to_dict() for record in run.records],
         "ranking": state.ranking.to_dict() if state.ranking else None,
         "amalgamation": found,
+        "plan": run.seal.hash,
+        "verdict": run.verdict.to_dict() if run.verdict is not None else None,
         "seconds": run.clock.seconds(),
         "shares": {"work": round(run.clock.share(*WORK), 4), "own": round(run.clock.share(*OWN), 4)},
     }
@@ -53,11 +58,16 @@ def finish(run: Run, state: State) -> None:
         run.books.tracker.artifact("run", run.folder / "report.html")
         run.books.tracker.artifact("run", run.folder / "result.json")
         run.books.tracker.metrics("run", {"time/total_seconds": sum(run.clock.seconds().values())})
+        if run.verdict is not None:
+            run.books.tracker.tag("run", {"decoct.verdict": run.verdict.word})
+            run.books.tracker.metrics("run", run.verdict.metrics())
         if found is not None:
             run.books.tracker.metrics("run", mastery.metrics(found))
             run.books.tracker.artifact("run", run.folder / "amalgamation.json")
     _show(run, state)
     for line in mastery.lines(found) if found is not None else ():
+        run.display.note(line)
+    for line in run.verdict.lines() if run.verdict is not None else ():
         run.display.note(line)
 
 
@@ -116,14 +126,44 @@ def _test(run: Run, state: State) -> None:
                 run.books.tracker.metrics("run", values, record.position)
 
 
+def _judged(run: Run, state: State, found: dict[str, Any] | None) -> Verdict | None:
+    """The verdict on the budget: against the teacher in the room, or all teachers that were amalgamated."""
+    budget = run.recipe.at_most
+    if budget is None or run.limit is not None or state.student is None:
+        return None
+    records, _ = _ordered(run, state)
+    own = [record for record in records if not record.position]
+    first, last = own[0], records[-1]
+    drop, why = None, "there is no test sample of the task to score both on"
+    if state.amalgamation is not None:
+        own = [record for record in own if record.stage in state.amalgamation.teachers]
+        if joint := (found or {}).get("joint"):
+            points = 100 * (joint["other"] - joint["student"])
+            drop = Drop(points, -100 * joint["high"], -100 * joint["low"], joint["samples"], "paired")
+        elif found is not None:
+            why = "these teachers give no joint answer to set it against"
+    elif first.test is not None and last.test is not None:
+        task = next(c.task for c in run.recipe.teachers if c.name == first.stage)
+        if task == run.recipe.task:
+            drop = dropped(last.test, first.test, run.folder / "decisions.safetensors")
+        else:
+            why = f"{first.stage!r} was scored on a task of its own"
+    profiles = [record.profile for record in own] if state.amalgamation is not None else [first.profile]
+    return judge(budget, last.profile, summed(profiles), drop, why)
+
+
 def _pack(run: Run, state: State) -> None:
     """Write the compact folder, unless this student lies there already."""
     assert state.student is not None
     folder = run.folder / "compact"
     last, print = run.records[-1], fingerprint(state.student)
-    if folder.exists() and compact.card(folder).get("fingerprint") == print:
-        return
     recipe = run.recipe
+    if folder.exists() and (old := compact.card(folder)).get("fingerprint") == print:
+        now = {"plan": run.seal.hash, "verdict": run.verdict.to_dict() if run.verdict is not None else None}
+        if any(old.get(name) != value for name, value in now.items()):
+            # The same student under another budget: what it was proven to be stays.
+            write_json(folder / "card.json", {**old, "recipe": write(recipe), "hash": digest(recipe), **now})
+        return
     card = {
         "recipe": write(recipe),
         "hash": digest(recipe),
@@ -138,6 +178,8 @@ def _pack(run: Run, state: State) -> None:
         "val": last.val and last.val.to_dict(),
         "test": last.test and last.test.to_dict(),
         "amalgamation": state.amalgamation.to_dict() if state.amalgamation else None,
+        "plan": run.seal.hash,
+        "verdict": run.verdict.to_dict() if run.verdict is not None else None,
     }
     only = recipe.teachers[0].network if len(recipe.teachers) == 1 else None
     splits = run.opened(recipe.task)
@@ -170,6 +212,7 @@ def _report(run: Run, state: State, found: dict[str, Any] | None) -> None:
         page=write(run.recipe),
         first=mastery.all_together(found, [r.to_dict() for r in run.records]) if found is not None else None,
         verdict=mastery.verdict(found) if found is not None else None,
+        budget=run.verdict.to_dict() if run.verdict is not None else None,
     )
 
 

@@ -47,8 +47,7 @@ class Instruments:
 
     def cost(self, module: nn.Module, signature: Signature) -> Profile:
         """MACs, parameters, and the bytes of its weights as a file."""
-        plain = {name: tensor.cpu().contiguous().clone() for name, tensor in stored(module).items()}
-        return profile(module, signature.usual(2), bytes=len(save(plain)))
+        return cost_of(module, signature)
 
     def timed(self, costs: dict[str, tuple[nn.Module, Profile]], signature: Signature) -> dict[str, Profile]:
         """The same costs with latencies, all networks taking turns."""
@@ -61,6 +60,12 @@ class Instruments:
     def widths(self, module: nn.Module, signature: Signature) -> list[dict[str, object]]:
         """Every layer with weights: its name, type, MACs, parameters, and channels in and out."""
         return [vars(layer) for layer in layers(module, signature.usual(1))]
+
+
+def cost_of(module: nn.Module, signature: Signature) -> Profile:
+    """MACs, parameters, and the bytes of a network's weights as a file."""
+    plain = {name: tensor.cpu().contiguous().clone() for name, tensor in stored(module).items()}
+    return profile(module, signature.usual(2), bytes=len(save(plain)))
 
 
 def device_of(name: str) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from compress.session import Precision
 from compress.stage import Stage
+from recipes.budget import Budget
 from teachers.spec import Field, spec
 from teachers.task import Task
 from teachers.teacher import Checkpoint
@@ -33,6 +34,8 @@ class Recipe:
     """of every random number"""
     precision: Precision = "fp32"
     """"bf16" runs forward passes under autocast"""
+    at_most: Budget | None = None
+    """what the student may cost and lose at most; no part of how it is made"""
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,14 @@ from recipes.clock import Clock
 from recipes.display import Display, Quiet
 from recipes.gather import Limited, admit, gather, of_one_kind, seconds_of_training, trained_folder
 from recipes.measure import Instruments, device_of
+from recipes.plan import ahead
 from recipes.recipe import Recipe, Workshop
+from recipes.seal import Seal
+from recipes.verdict import Infeasible
 from reports.evaluate import ValScore
 from reports.record import Record
 from reports.units import count
+from reports.verdict import Verdict
 from students.files import write_json, write_text
 from teachers.place import place
 from teachers.task import Splits, Task
@@ -37,12 +41,13 @@ from teachers.teacher import Checkpoint, Teacher
 class Result:
     """What a run leaves: the last state, one record per teacher and per stage, and the folder with all of it.
 
-    A rehearsal's folder was a temporary one and is gone.
+    verdict on the recipe's budget, where it has one. A rehearsal's folder was a temporary one and is gone.
     """
 
     state: State
     records: tuple[Record, ...]
     folder: Path
+    verdict: Verdict | None = None
 
 
 def run(
@@ -51,28 +56,32 @@ def run(
     *,
     display: Display | None = None,
     rehearse: bool = False,
+    plan: str | None = None,
 ) -> Result:
     """Turn teachers into a compact student, measured stage by stage.
 
     workshop  this machine; by default everything goes into ./runs
     display   whom to tell; by default nobody
     rehearse  two batches a pass and one epoch a loop, in a temporary folder, without gate, test and tracker
+    plan      the hash of the plan that is to be carried out; None carries out whatever the recipe says
 
     Finished stages of an equal beginning are found and reused, an unfinished one goes on at its last finished
     epoch, and both end bit-equal to an unbroken run on a CPU.
 
-    Raises ValueError for wrong input: a teacher near chance, a stage that changed nothing, a budget that
-    cannot be met; ArithmeticError where a loss is no longer finite; KeyboardInterrupt when asked to stop. In
-    every case what was finished is kept, and the tracker's runs end FAILED or KILLED.
+    Raises ValueError for wrong input: a teacher near chance, a stage that changed nothing, a budget that cannot be
+    met, a plan that no longer holds; of these `Infeasible`, before anything is trained, where the recipe's own budget
+    lies below all that its stages could leave. ArithmeticError where a loss is no longer finite; KeyboardInterrupt
+    when asked to stop. In every case what was finished is kept, and the tracker's runs end FAILED or KILLED.
     """
     workshop = workshop if workshop is not None else Workshop()
     display = display if display is not None else Quiet()
     with _terminable():
         if not rehearse:
-            return Run(recipe, workshop, display).go()
+            return Run(recipe, workshop, display, plan=plan).go()
         with tempfile.TemporaryDirectory(prefix="decoct-rehearsal-") as folder:
             bench = replace(workshop, runs=Path(folder), tracking="off")
-            return Run(recipe, bench, display, Limit(batches=2, epochs=1), trained=workshop.runs).go()
+            limit = Limit(batches=2, epochs=1)
+            return Run(recipe, bench, display, limit, trained=workshop.runs, plan=plan).go()
 
 
 class _Bench(Session):
@@ -101,7 +110,10 @@ class Run:
         display: Display,
         limit: Limit | None = None,
         trained: Path | None = None,
+        plan: str | None = None,
     ) -> None:
+        self.plan = plan
+        self.verdict: Verdict | None = None
         self.recipe, self.workshop, self.display, self.limit = recipe, workshop, display, limit
         self.ranks_only = all(stage.chooses for stage in recipe.stages)  # no student comes of it
         self.near_chance: dict[
@@ -133,6 +145,7 @@ class Run:
         return splits
 
     def go(self) -> Result:
+        self.seal = self._planned()
         gathered = [self._teacher(checkpoint) for checkpoint in self.recipe.teachers]
         self.teachers = tuple(teacher for teacher, _ in gathered)
         self.sha256 = tuple(sha256 for _, sha256 in gathered)
@@ -140,7 +153,11 @@ class Run:
         hashes = folders.stage_hashes(self.recipe, self.teachers, self.limit)
         self.folder = folders.run_folder(self.recipe, self.workshop.runs, hashes)
         with folders.alone(self.folder):
-            self.books.open(self.recipe, self.workshop, self.folder, self.code, self.display.note)
+            if self.limit is None:
+                self.seal.keep(self.folder)
+            self.books.open(
+                self.recipe, self.workshop, self.folder, self.code, self.display.note, self.seal.hash
+            )
             try:
                 for teacher, checkpoint in zip(self.teachers, self.recipe.teachers, strict=True):
                     self._row_zero(teacher, checkpoint.task)
@@ -155,7 +172,20 @@ class Run:
                 self.books.close("KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
                 raise
             self.books.close("FINISHED")
-        return Result(state, tuple(self.records), self.folder)
+        return Result(state, tuple(self.records), self.folder, self.verdict)
+
+    def _planned(self) -> Seal:
+        """What this run stands for. Raises ValueError for another plan than asked, or a budget out of reach."""
+        with self.clock.on("planning"):
+            seal, verdict = ahead(self.recipe, replace(self.workshop, runs=self._trained))
+        if self.plan is not None:
+            seal.must_be(self.plan)
+        if verdict is not None and verdict.word == "INFEASIBLE":
+            raise Infeasible(verdict)
+        if verdict is not None and verdict.failed:
+            for line in verdict.lines():
+                self.display.note(line)
+        return seal
 
     # -- what is told -------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What pydantic found wrong with a spec, in the words of this house: the field, the bound and the value."""
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from recipes.names import DOTTED, fields, name_of, parts
+from recipes.names import DOTTED, fields, is_spec, name_of, parts
 from recipes.writing import show
 from teachers.nearest import did_you_mean
 
@@ -84,6 +85,9 @@ def _read(cls: type, given: Mapping[str, Any], error: Mapping[str, Any]) -> _Fou
     if not naming and (_has_broken(at) or (kind == "too_short" and len(at) >= ctx["min_length"])):
         return None
     if naming and steps:
+        if (inner := _written_plainly(cls, steps)) and kind != "missing":
+            said = f"{name_of(inner)} has no field {location[-1]!r}{_nearest(inner, location[-1])}"
+            return _Found(kind, steps, fork, said)
         return _Found(
             kind, steps, fork, f"must be a call, one dotted name with its fields below, not {show(at)}"
         )
@@ -138,6 +142,12 @@ def _first_bool(value: Any, steps: Steps) -> Steps | None:
         else ()
     )
     return next((at for step, item in inner if (at := _first_bool(item, (*steps, step))) is not None), None)
+
+
+def _written_plainly(cls: type, steps: Steps) -> type | None:
+    """The only spec that a field of `cls` takes, which may be written without its name: a recipe's `at_most`."""
+    inside = [part for part in parts(fields(cls)[steps[0]].annotation) if is_spec(part)]
+    return inside[0] if len(steps) == len(inside) == 1 and not inspect.isabstract(inside[0]) else None
 
 
 def _nearest(cls: type, word: Any) -> str:

@@ -12,6 +12,7 @@ from string import Template
 
 from reports import plots
 from reports import ranking as places
+from reports import verdict as judged
 from reports.files import write_text
 from reports.plots import Plain, Points
 
@@ -30,6 +31,7 @@ def write(
     page: str | None = None,
     first: Plain | None = None,
     verdict: str | None = None,
+    budget: Plain | None = None,
 ) -> Path:
     """Write `report.html` into the folder, atomically; its path.
 
@@ -43,11 +45,13 @@ def write(
     page         the recipe's text
     first        what the last record is compared with, where that is not the first one
     verdict      the line under the title, where it is not MACs and score of these two
+    budget       the verdict on the recipe's budget, as `Verdict.to_dict` gives it
     Raises ValueError where there is no record.
     """
     if not records:
         raise ValueError("a report needs at least one record, the teacher's")
     sections = [
+        judged.html(budget) if budget is not None else "",
         *_ranked(ranking, records),
         _section("Stage by stage", _table(records) + plots.tradeoff(_comparable(records, ranking, first))),
         _section("Channels, before and after", plots.bars(widths)) if widths else "",
@@ -61,9 +65,10 @@ def write(
     frame = Template(Path(__file__).with_name("frame.html").read_text(encoding="utf-8"))
     text = frame.substitute(
         title=escape(title),
-        verdict=escape(verdict)
-        if verdict is not None
-        else _verdict(first or records[0], records[-1], ranking),
+        verdict=(
+            escape(verdict) if verdict is not None else _verdict(first or records[0], records[-1], ranking)
+        )
+        + (f" Budget {escape(budget['word'])}." if budget is not None else ""),
         tiles=_tiles(first or records[0], records[-1]) if _compressed(records, ranking) else "",
         sections="".join(sections),
     )

@@ -165,6 +165,10 @@ class Store:
         for start in range(0, len(points), 1000):
             self._client.log_batch(run, metrics=points[start : start + 1000])
 
+    def _tag(self, event: Event) -> None:
+        for name, value in event["tags"].items():
+            self._client.set_tag(self._id(event["run"]), name, value)
+
     def _artifact(self, event: Event) -> None:
         path = Path(event["path"])
         if not path.exists():

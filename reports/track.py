@@ -49,6 +49,9 @@ class Tracker(Protocol):
     ) -> None:
         """Numbers at a step; the same ones told again, as after a resume, count once."""
 
+    def tag(self, run: str, tags: Mapping[str, str]) -> None:
+        """Say more of a run that was begun before; a tag of the same name is replaced."""
+
     def artifact(self, run: str, path: Path, folder: str = "") -> None:
         """A file, or a folder with all that is in it, kept under `folder`."""
 
@@ -85,6 +88,9 @@ class Silent:
     def metrics(
         self, run: str, values: Mapping[str, float], step: int = 0, *, model: str | None = None
     ) -> None:
+        """Nothing."""
+
+    def tag(self, run: str, tags: Mapping[str, str]) -> None:
         """Nothing."""
 
     def artifact(self, run: str, path: Path, folder: str = "") -> None:
@@ -211,6 +217,11 @@ class MLflow:
         if fresh:
             numbers = {name: float(value) for name, value in fresh.items()}
             self._write({"do": "metrics", "run": run, "step": step, "values": numbers, "model": model})
+
+    def tag(self, run: str, tags: Mapping[str, str]) -> None:
+        """More tags for a run; one of the same name is replaced."""
+        self._known(run)
+        self._write({"do": "tag", "run": run, "tags": dict(tags)})
 
     def artifact(self, run: str, path: Path, folder: str = "") -> None:
         """A file, or a folder with all that is in it; a file of this name sent before is replaced."""

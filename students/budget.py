@@ -70,9 +70,14 @@ def choose(anatomy: Anatomy, priority: Values, budget: int, round_to: int = 8) -
     return anatomy.hollowed(alive)
 
 
+def smallest(anatomy: Anatomy, round_to: int = 8) -> Alive:
+    """What stays in the smallest network that cutting can reach."""
+    return _least(anatomy, -anatomy.prices(), round_to)
+
+
 def floor(anatomy: Anatomy, round_to: int = 8) -> int:
     """MACs of the smallest network that cutting can reach."""
-    return anatomy.cost(_least(anatomy, -anatomy.prices(), round_to))
+    return anatomy.cost(smallest(anatomy, round_to))
 
 
 def uniform(anatomy: Anatomy, scores: Values) -> Values:

@@ -229,6 +229,13 @@ class Anatomy:
         why = f" (locked with {'; '.join(map(str, locks))})" if locks else ""
         return f"'{name}' with {count(left[worst])} MACs{why}"
 
+    def largest_lock(self, alive: Alive) -> str | None:
+        """The locked group that costs most of what is left, in words; None where nothing is locked."""
+        left = dict(zip((layer.name for layer in self.layers), self._left(alive).tolist(), strict=True))
+        held = [(sum(left.get(name, 0.0) for name in lock.modules), lock) for lock in self.locked]
+        macs, lock = max(held, key=lambda pair: pair[0], default=(0.0, None))
+        return f"'{lock.name}' with {count(macs)} MACs (locked: {lock.reason})" if lock and macs else None
+
     # -- the cut ------------------------------------------------------------------------------------------
 
     def cut(self, network: nn.Module, alive: Alive) -> nn.Module:
@@ -390,6 +397,12 @@ class SoftMasks:
         """The masked network's outputs."""
         output: Tensor = functional_call(self.network, self.weights(), inputs)
         return output
+
+    def to(self, device: torch.device) -> None:
+        """Go, with the network, to a device; the values are then another leaf."""
+        self.network.to(device)
+        self.values = self.values.detach().to(device).requires_grad_()
+        self._reads = {name: rows.to(device) for name, rows in self._reads.items()}
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -71,7 +71,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     made, module = Runner(), ModuleType("recipes.run")
     module.run = made.run  # type: ignore[attr-defined]
     planner = ModuleType("recipes.plan")
-    planner.plan = lambda recipe, workshop: f"{recipe.name} on {workshop.device}"  # type: ignore[attr-defined]
+    planner.plan = lambda recipe, workshop, probe: f"{recipe.name} on {workshop.device}"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "recipes.plan", planner)
     monkeypatch.setitem(sys.modules, "recipes.run", module)
     return made

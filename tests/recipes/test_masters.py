@@ -47,7 +47,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
 
 
 def test_the_plan_says_who_owns_which_label(bench: Workshop) -> None:
-    said = plan(PAGE, bench)
+    said = str(plan(PAGE, bench, probe=False))
     assert "4 labels asked of 2 teachers: even 2 of 2 (softmax), odd 2 of 2 (softmax)" in said
     for number, who in enumerate(("even", "odd", "even", "odd")):
         assert f"pattern {number}: {who}" in said

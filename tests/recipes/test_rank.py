@@ -155,7 +155,7 @@ def test_scores_with_labels_say_so(bench: Workshop) -> None:
     assert made.state.ranking.by == "log_me"
     assert set(made.state.ranking.names) == {"digits", "random", "auto"}
     assert "Similarity of all models" not in (made.folder / "report.html").read_text()
-    shown = plan(recipe("p", Rank(by="log_me"), Rank(by="dds", target="target")), bench)
+    shown = str(plan(recipe("p", Rank(by="log_me"), Rank(by="dds", target="target")), bench, probe=False))
     assert "reads train with labels" in shown.split("\n1. ")[1].split("\n2. ")[0]
     assert "reads train without labels" in shown.split("\n2. ")[1]
 
@@ -163,7 +163,7 @@ def test_scores_with_labels_say_so(bench: Workshop) -> None:
 def test_rehearsal_and_plan(bench: Workshop) -> None:
     page = recipe("rehearsed", CHOICE, SelectLayer(embeddings={"auto": "encoder"}), LABELLED)
     assert run(page, bench, rehearse=True).state.student is not None
-    shown = plan(page, bench)
+    shown = str(plan(page, bench, probe=False))
     assert "compares 3 networks with 'target', keeps 1: digits, random, auto" in shown
     assert "what it touches depends on whom DEPARA chooses" in shown
 

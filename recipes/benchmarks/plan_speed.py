@@ -1,0 +1,80 @@
+"""How long a plan takes: ResNet-56 on images of 32x32, and torchvision's ResNet-50 on images of 224x224.
+
+    python -m recipes.benchmarks.plan_speed --threads 2
+
+Both are planned twice, cut and tuned: without timing a step, and with. Weights are random, for a plan is of structure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from compress import GAL, Finetune, Prune
+from recipes.benchmarks.rows import commit, machine, markdown
+from recipes.plan import plan
+from recipes.recipe import Recipe, Workshop
+from students.files import write_text
+from teachers.networks import Own, ResNet
+from teachers.networks.network import Network
+from teachers.tasks import Unseen
+from teachers.teacher import Checkpoint
+
+RESULTS = Path(__file__).parents[2] / "reports" / "results"
+FIFTY = Own(factory="torchvision.models:resnet50", arguments={"weights": None})
+CASES: dict[str, tuple[Network, Unseen]] = {
+    "ResNet-56, 32x32": (ResNet(depth=56), Unseen(shape=(3, 32, 32), classes=10)),
+    "torchvision ResNet-50, 224x224": (FIFTY, Unseen(shape=(3, 224, 224), classes=1000)),
+}
+
+
+def planned(network: Network, task: Unseen, *, probe: bool) -> tuple[float, float, str]:
+    """Wall and CPU seconds of a plan of Prune, GAL and Finetune, and what it says the student will cost."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "random.safetensors"
+        save_file({name: x.contiguous() for name, x in network.build().state_dict().items()}, weights)
+        teacher = Checkpoint(name="random", network=network, task=task, weights=str(weights))
+        stages = (Prune(macs=0.5), GAL(macs=0.8, epochs=10), Finetune(epochs=10))
+        page = Recipe(name="speed", task=task, teachers=(teacher,), stages=stages)
+        began, worked = time.perf_counter(), time.process_time()
+        made = plan(page, Workshop(runs=Path(folder), device="cpu", tracking="off"), probe=probe)
+        spent = time.perf_counter() - began, time.process_time() - worked
+    problems = [stage.problem for stage in made.stages if stage.problem]
+    assert not problems, problems
+    assert made.stages[0].macs is not None
+    return *spent, f"{made.stages[0].macs / made.teachers[0].macs:.3f}"
+
+
+def main() -> None:
+    """Plan, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=list(CASES))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    body = []
+    for name in arguments.cases:
+        for probe in (False, True):
+            wall, cpu, left = planned(*CASES[name], probe=probe)
+            body.append((name, "with" if probe else "without", f"{wall:.1f}", f"{cpu:.1f}", left))
+            print(*body[-1], sep="; ", flush=True)
+    head = ("network", "time and memory", "wall s", "CPU s", "MACs left by Prune(macs=0.5)")
+    busy = os.getloadavg()[0]
+    said = (
+        f"`python -m recipes.benchmarks.plan_speed --threads {arguments.threads}`, commit {commit()}. {machine()}. "
+        f"A plan of Prune, GAL and Finetune in a row; the first row pays for importing torch-pruning. The machine's "
+        f"load at the end was {busy:.1f} on {os.cpu_count()} cores, so that CPU seconds say more."
+    )
+    write_text(RESULTS / "plan-speed.md", f"# How long a plan takes\n\n{said}\n\n{markdown(head, body)}\n")
+
+
+if __name__ == "__main__":
+    main()
