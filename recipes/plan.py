@@ -6,7 +6,7 @@ import torch
 
 from compress.session import Sees
 from compress.stage import Stage, State
-from recipes import folders
+from recipes import folders, models
 from recipes.gather import trained_folder
 from recipes.names import name_of
 from recipes.page import digest
@@ -61,7 +61,12 @@ def plan(recipe: Recipe, workshop: Workshop | None = None) -> str:
 def _teacher(checkpoint: Checkpoint, workshop: Workshop) -> tuple[Teacher, str, bool]:
     """The teacher, where it comes from, and whether it is what a run would use."""
     if checkpoint.weights is not None:
-        return checkpoint.load(workshop.data), f"{show(checkpoint.network)} from {checkpoint.weights}", True
+        found = models.local(checkpoint, workshop.runs, workshop.tracking, workshop.data)
+        return (
+            models.load(found, workshop.data),
+            f"{show(checkpoint.network)} from {checkpoint.weights}",
+            True,
+        )
     folder = trained_folder(checkpoint, workshop.runs)
     with torch.random.fork_rng(devices=[]):
         teacher = checkpoint.teacher(checkpoint.network.build())

@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.session import Limit, Sees, Session, stop_on_signals
 from compress.stage import Stage, State
-from recipes import curves, finish, folders
+from recipes import curves, finish, folders, models
 from recipes.books import Books
 from recipes.check import check, fits_task, prints
 from recipes.clock import Clock
@@ -71,8 +71,9 @@ def run(
         if not rehearse:
             return Run(recipe, workshop, display).go()
         with tempfile.TemporaryDirectory(prefix="decoct-rehearsal-") as folder:
-            bench = replace(workshop, runs=Path(folder), tracking="off")
-            return Run(recipe, bench, display, Limit(batches=2, epochs=1), trained=workshop.runs).go()
+            bench = replace(workshop, runs=Path(folder), tracking="off", register=None)
+            limit = Limit(batches=2, epochs=1)
+            return Run(recipe, bench, display, limit, trained=workshop.runs, tracking=workshop.tracking).go()
 
 
 class _Bench(Session):
@@ -101,6 +102,7 @@ class Run:
         display: Display,
         limit: Limit | None = None,
         trained: Path | None = None,
+        tracking: str | None = None,
     ) -> None:
         self.recipe, self.workshop, self.display, self.limit = recipe, workshop, display, limit
         self.ranks_only = all(stage.chooses for stage in recipe.stages)  # no student comes of it
@@ -116,6 +118,8 @@ class Run:
         self.trained: dict[str, Path] = {}  # where each teacher is kept, if it was trained here
         self.lessons: dict[str, dict[str, list[tuple[int, float]]]] = {}  # curves of teachers trained here
         self._trained = trained if trained is not None else workshop.runs
+        # Where models in MLflow are fetched from: a rehearsal tells no tracker, but may ask one.
+        self._tracking = tracking if limit is not None else workshop.tracking
         self._open: list[tuple[Task, Splits]] = []
         self.instruments = Instruments(self.device, self.opened, timing=limit is None and not self.ranks_only)
 
@@ -133,6 +137,11 @@ class Run:
         return splits
 
     def go(self) -> Result:
+        if self.workshop.register is not None and self.workshop.tracking == "off":
+            raise ValueError(
+                f"the student is to be registered as {self.workshop.register!r}, but --tracking is off: name an MLflow "
+                "store, or leave --register out"
+            )
         gathered = [self._teacher(checkpoint) for checkpoint in self.recipe.teachers]
         self.teachers = tuple(teacher for teacher, _ in gathered)
         self.sha256 = tuple(sha256 for _, sha256 in gathered)
@@ -195,6 +204,7 @@ class Run:
 
     def _teacher(self, checkpoint: Checkpoint) -> tuple[Teacher, str]:
         self.display.stage(f"teacher {checkpoint.name}", 0, len(self.recipe.stages))
+        checkpoint = models.local(checkpoint, self._trained, self._tracking, self.workshop.data)
         folder = trained_folder(checkpoint, self._trained)
         if self.limit is not None and not (folder / "weights.safetensors").exists():
             folder = trained_folder(checkpoint, self.workshop.runs)  # rehearsed, and gone afterwards
