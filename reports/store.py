@@ -190,11 +190,14 @@ class Store:
         if event["path"] and Path(event["path"]).exists():
             self._client.log_model_artifacts(model, event["path"])
         self._client.finalize_logged_model(model, "READY")
-        entities, now = self._entities, self._client.get_run(run)
-        if made and model not in {out.model_id for out in now.outputs.model_outputs}:
-            self._client.log_outputs(run, [entities.LoggedModelOutput(model, event["step"])])
-        if not made and model not in {taken.model_id for taken in now.inputs.model_inputs}:
-            self._client.log_inputs(run, models=[entities.LoggedModelInput(model)])
+        if made:
+            self._output(run, model, event["step"])
+        elif model not in {taken.model_id for taken in self._client.get_run(run).inputs.model_inputs}:
+            self._client.log_inputs(run, models=[self._entities.LoggedModelInput(model)])
+
+    def _output(self, run: str, model: str, step: int) -> None:
+        if model not in {out.model_id for out in self._client.get_run(run).outputs.model_outputs}:
+            self._client.log_outputs(run, [self._entities.LoggedModelOutput(model, step)])
 
     def _register(self, event: Event) -> None:
         run, name, key = self._id(event["run"]), event["name"], f"{self._mirror.key}/{event['run']}"
@@ -209,13 +212,19 @@ class Store:
         if same:
             self.told.versions[name] = str(same[0])
             return
-        model = self._client.create_logged_model(
-            self.told.experiment,
-            name="student",
-            source_run_id=run,
-            tags={"decoct_key": key},
-            model_type="student",
-        ).model_id
+        found = self._client.search_logged_models([self.told.experiment], f"tags.decoct_key = '{key}'")
+        made = (
+            found[0]
+            if found
+            else self._client.create_logged_model(
+                self.told.experiment,
+                name="student",
+                source_run_id=run,
+                tags={"decoct_key": key},
+                model_type="student",
+            )
+        )
+        model = made.model_id
         with tempfile.TemporaryDirectory(prefix="decoct-model-") as folder:
             _servable(Path(folder) / "model", Path(event["path"]), signature, run, model)
             self._client.log_model_artifacts(model, str(Path(folder) / "model"))
@@ -225,12 +234,13 @@ class Store:
             for metric, value in event["values"].items()
         ]
         self._client.log_batch(run, metrics=points)
-        self._client.log_outputs(run, [self._entities.LoggedModelOutput(model, event["step"])])
-        made = self._client.create_model_version(
-            name, f"models:/{model}", run, tags={**event["tags"], "decoct_key": key}, description=event["note"],
+        self._output(run, model, event["step"])
+        # By its place: an address of the form models:/id is looked up in whatever store the process has set.
+        version = self._client.create_model_version(
+            name, made.artifact_location, run, tags={**event["tags"], "decoct_key": key}, description=event["note"],
             model_id=model,
         )  # fmt: skip
-        self.told.versions[name] = str(made.version)
+        self.told.versions[name] = str(version.version)
 
 
 def fetch(model: str, uri: str, folder: Path, *, timeout: float = 10.0) -> Path:

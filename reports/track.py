@@ -296,8 +296,12 @@ class MLflow:
         return self._courier.deliver(patience)
 
     def close(self, patience: float = 30.0) -> int:
-        """Reconcile, end the thread, and say so if events still wait for the next resume; their number."""
-        return self._courier.close(patience)
+        """Reconcile, end the thread, and say so if events still wait for the next resume; their number.
+
+        A model that is still to be registered has four times as long: whole files go over.
+        """
+        waiting = self._mirror.events[self._courier.told.events :]
+        return self._courier.close(patience * (4 if any(e["do"] == "register" for e in waiting) else 1))
 
     def _known(self, run: str) -> None:
         if not self._mirror.begun(run):
