@@ -236,10 +236,10 @@ class Store:
         self._client.log_batch(run, metrics=points)
         self._output(run, model, event["step"])
         # By its place: an address of the form models:/id is looked up in whatever store the process has set.
+        tags = {**event["tags"], "decoct_key": key, "decoct.model_id": model}
         version = self._client.create_model_version(
-            name, made.artifact_location, run, tags={**event["tags"], "decoct_key": key}, description=event["note"],
-            model_id=model,
-        )  # fmt: skip
+            name, made.artifact_location, run, tags=tags, description=event["note"], model_id=model
+        )
         self.told.versions[name] = str(version.version)
 
 
@@ -258,10 +258,12 @@ def fetch(model: str, uri: str, folder: Path, *, timeout: float = 10.0) -> Path:
     try:
         with _patience(timeout):
             from mlflow import artifacts
+            from mlflow.tracking import MlflowClient
 
             _hush()
+            place = _place(MlflowClient(uri, uri), model)
             found = Path(
-                artifacts.download_artifacts(model, dst_path=str(half), tracking_uri=uri, registry_uri=uri)
+                artifacts.download_artifacts(place, dst_path=str(half), tracking_uri=uri, registry_uri=uri)
             )
             inside = found.resolve().relative_to(half.resolve())
     except Exception as problem:  # whatever a client of many stores raises
@@ -273,6 +275,24 @@ def fetch(model: str, uri: str, folder: Path, *, timeout: float = 10.0) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     half.replace(folder)
     return folder / inside
+
+
+def _place(client: Any, model: str) -> str:
+    """Where a model's files lie. Asked of this store: mlflow itself would ask the one that the process has set."""
+    if not model.startswith("models:/"):
+        return model
+    name, _, version = model.removeprefix("models:/").partition("/")
+    name, _, alias = name.partition("@")
+    place: str
+    if alias:
+        version = client.get_model_version_by_alias(name, alias).version
+    elif version and not version.isdigit():
+        raise ValueError(f"{version!r} is no version: give models:/{name}/1, or models:/{name}@alias")
+    if not version:
+        place = client.get_logged_model(name).artifact_location
+    else:
+        place = client.get_model_version_download_uri(name, version)
+    return place
 
 
 def _near(model: str, uri: str) -> str:

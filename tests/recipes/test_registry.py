@@ -70,7 +70,7 @@ def test_where_it_comes_from(registered: Registered, client: Any) -> None:
     assert parent.data.tags["decoct.recipe"] == "registered"
     teachers = [client.get_logged_model(one.model_id) for one in parent.inputs.model_inputs]
     assert [(one.name, one.model_type) for one in teachers] == [("00-toy", "teacher")]
-    made = client.get_logged_model(version.model_id)
+    made = client.get_logged_model(version.tags["decoct.model_id"])
     assert made.model_id in {one.model_id for one in parent.outputs.model_outputs}
     numbers = {metric.key: metric.value for metric in made.metrics}
     last = registered.made.records[-1]
@@ -213,6 +213,8 @@ def test_what_cannot_be_had(registered: Registered, tmp_path: Path) -> None:
         ValueError, match=r"models:/toy-student/7 cannot be had from the MLflow store at sqlite"
     ):
         fetched("models:/toy-student/7")
+    with pytest.raises(ValueError, match="'Production' is no version: give models:/toy-student/1"):
+        fetched("models:/toy-student/Production")
     with pytest.raises(ValueError, match=r"runs:/0123/model cannot be had from the MLflow store"):
         fetched("runs:/0123/model")
     with pytest.raises(ValueError, match=r"models:/toy-student/1 is in MLflow, but --tracking is off"):
