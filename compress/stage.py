@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compress.amalgamation import Amalgamation
 from compress.forecast import Feed, Forecast
 from compress.session import Sees, Session
+from teachers.sealed import refuse_sealed
 from teachers.signature import Signature
 from teachers.teacher import Teacher
 
@@ -86,8 +87,12 @@ class State:
         return self.teachers[0]
 
     def draft(self) -> nn.Module:
-        """A copy to work on, of the student so far or else of the only teacher, all of it trainable."""
+        """A copy to work on, of the student so far or else of the only teacher, all of it trainable.
+
+        Raises ValueError where that is a program of torch.export, in which nothing can be changed.
+        """
         source = self.student if self.student is not None else self.teacher().module
+        refuse_sealed(source, self.teachers[0].name if self.teachers else "the student")
         draft = copy.deepcopy(source)
         # A checkpoint frozen by its owner is pruned and trained all the same: the copy is ours.
         return draft.requires_grad_(True)

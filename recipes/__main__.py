@@ -155,9 +155,9 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 def _beside(page: Path, weights: str) -> str:
     """The whole path of weights that lie beside the page, unless they are found from here as written."""
     beside = page.parent / weights
-    if Path(weights).is_absolute() or not beside.is_file():
+    if Path(weights).is_absolute() or not beside.exists():
         return weights
-    return weights if Path(weights).is_file() and beside.samefile(weights) else str(beside.resolve())
+    return weights if Path(weights).exists() and beside.samefile(weights) else str(beside.resolve())
 
 
 def find_page(name: str) -> Path:
@@ -194,6 +194,7 @@ def _workshop(options: argparse.Namespace) -> "Workshop":
         device=options.device or "auto",
         tracking=options.tracking,
         reuse=options.reuse,
+        register=getattr(options, "register", None),
     )
 
 
@@ -215,6 +216,7 @@ def _as_before(options: argparse.Namespace, folder: Path) -> None:
     options.device = options.device or before.get("device")
     options.tracking = options.tracking or before.get("tracking")
     options.reuse = options.reuse or bool(before.get("reuse"))
+    options.register = options.register or before.get("register")
 
 
 def _trust(options: argparse.Namespace) -> tuple[str, ...]:
@@ -329,7 +331,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--json", action="store_true", help="the plan as data, for programs")
     plan.add_argument("--no-probe", action="store_true", help="time no step: no estimate of time and memory")
-    run = add("run", _run, "do a recipe; what is already done is taken up", page, machine, trust)
+    register = argparse.ArgumentParser(add_help=False)
+    register.add_argument(
+        "--register",
+        metavar="NAME",
+        type=_model_name,
+        help="make the student a version of this model in MLflow",
+    )
+    run = add("run", _run, "do a recipe; what is already done is taken up", page, machine, register, trust)
     run.add_argument(
         "--plan", metavar="HASH", help="refuse where page or network are no longer those of that plan"
     )
@@ -344,7 +353,7 @@ def _parser() -> argparse.ArgumentParser:
         machine,
         trust,
     )
-    resume = add("resume", _resume, "go on with a run that was stopped", machine, trust)
+    resume = add("resume", _resume, "go on with a run that was stopped", machine, register, trust)
     resume.add_argument(
         "folder", metavar="RUN_FOLDER", nargs="?", type=Path, help="(the latest unfinished one)"
     )
@@ -352,6 +361,12 @@ def _parser() -> argparse.ArgumentParser:
     describe.add_argument("name", metavar="NAME", nargs="?", help="such as compress.GAL")
     add("schema", _schema, "print the JSON schema of pages, for editors", trust)
     return parser
+
+
+def _model_name(text: str) -> str:
+    if not text or any(sign in text for sign in "/:'\"%"):
+        raise argparse.ArgumentTypeError(f"must be a name without / : % and quotes, not {text!r}")
+    return text
 
 
 def _natural(text: str) -> int:

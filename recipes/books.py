@@ -14,7 +14,7 @@ from recipes.page import digest, write
 from recipes.recipe import Recipe, Workshop
 from recipes.writing import canonical
 from reports.record import Record
-from reports.track import Silent, Tracker, flatten, tracker
+from reports.track import MLflow, Silent, Tracker, flatten, tracker
 from students.files import write_json, write_text
 from teachers.teacher import Teacher
 
@@ -28,6 +28,7 @@ class Books:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.tracker: Tracker = Silent()
+        self._warn: Callable[[str], None] = lambda line: None
         self._running: str | None = None  # the stage that is at work, as the tracker knows it
 
     def open(
@@ -49,8 +50,10 @@ class Books:
                 "device": workshop.device,
                 "tracking": workshop.tracking,
                 "reuse": workshop.reuse,
+                "register": workshop.register,
             },
         )
+        self._warn = warn
         with self.clock.on("tracking"):
             self.tracker = tracker(workshop.tracking, folder, workshop.runs, warn=warn)
             tags = {
@@ -69,6 +72,9 @@ class Books:
                 self.tracker.end(self._running, status)
             self.tracker.end("run", status)
             self.tracker.close()
+        if isinstance(self.tracker, MLflow):
+            for name, version in self.tracker.registered.items():
+                self._warn(f"registered as models:/{name}/{version}")
 
     def begin(self, name: str, stage: Stage, made: dict[str, str]) -> None:
         """A stage goes to work."""

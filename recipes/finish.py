@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.stage import Ranking, State
-from recipes import curves, masters
+from recipes import curves, masters, measure, registering
 from recipes.clock import OWN, WORK
 from recipes.folders import fingerprint
 from recipes.page import digest, write
@@ -20,7 +20,7 @@ from reports import ranking as places
 from reports.record import Record
 from reports.track import MLflow
 from reports.verdict import Verdict
-from students import compact
+from students import compact, onnx_form
 from students.files import write_json, write_text
 from teachers.task import Split
 
@@ -37,10 +37,9 @@ def finish(run: Run, state: State) -> None:
         _test(run, state)
     found = masters.measure(run, state) if run.limit is None else None
     run.verdict = _judged(run, state, found)
+    onnx = _pack(run, state) if state.student is not None else None
     with run.clock.on("report"):
-        _report(run, state, found)
-    if state.student is not None:
-        _pack(run, state)
+        _report(run, state, found, onnx)
     result = {
         "hash": digest(run.recipe),
         "recipe": run.recipe.name,
@@ -50,6 +49,7 @@ def finish(run: Run, state: State) -> None:
         "amalgamation": found,
         "plan": run.seal.hash,
         "verdict": run.verdict.to_dict() if run.verdict is not None else None,
+        "onnx": onnx,
         "seconds": run.clock.seconds(),
         "shares": {"work": round(run.clock.share(*WORK), 4), "own": round(run.clock.share(*OWN), 4)},
     }
@@ -64,7 +64,14 @@ def finish(run: Run, state: State) -> None:
         if found is not None:
             run.books.tracker.metrics("run", mastery.metrics(found))
             run.books.tracker.artifact("run", run.folder / "amalgamation.json")
+        if onnx is not None:
+            run.books.tracker.metrics("run", onnx_form.metrics(onnx, "teacher"), 0)
+            run.books.tracker.metrics("run", onnx_form.metrics(onnx), run.records[-1].position)
+        if run.workshop.register is not None and state.student is not None:
+            registering.register(run, run.workshop.register)
     _show(run, state)
+    if onnx is not None:
+        run.display.note(onnx_form.line(onnx))
     for line in mastery.lines(found) if found is not None else ():
         run.display.note(line)
     for line in run.verdict.lines() if run.verdict is not None else ():
@@ -152,8 +159,8 @@ def _judged(run: Run, state: State, found: dict[str, Any] | None) -> Verdict | N
     return judge(budget, last.profile, summed(profiles), drop, why)
 
 
-def _pack(run: Run, state: State) -> None:
-    """Write the compact folder, unless this student lies there already."""
+def _pack(run: Run, state: State) -> dict[str, Any] | None:
+    """Write the compact folder, unless this student lies there already; what its card says of the ONNX form."""
     assert state.student is not None
     folder = run.folder / "compact"
     last, print = run.records[-1], fingerprint(state.student)
@@ -163,7 +170,7 @@ def _pack(run: Run, state: State) -> None:
         if any(old.get(name) != value for name, value in now.items()):
             # The same student under another budget: what it was proven to be stays.
             write_json(folder / "card.json", {**old, "recipe": write(recipe), "hash": digest(recipe), **now})
-        return
+        return old.get("onnx")
     card = {
         "recipe": write(recipe),
         "hash": digest(recipe),
@@ -184,11 +191,22 @@ def _pack(run: Run, state: State) -> None:
     only = recipe.teachers[0].network if len(recipe.teachers) == 1 else None
     splits = run.opened(recipe.task)
     val = splits.batches(Split.VAL, torch.device("cpu")) if splits.samples(Split.VAL) else None
+    alone = run.teachers[0] if len(run.teachers) == 1 else None
     with run.clock.on("packing"):
-        compact.save(state.student, folder, recipe.task.signature(), card=card, val=val, factory=only)
+        compact.save(
+            state.student,
+            folder,
+            recipe.task.signature(),
+            card=card,
+            val=val,
+            factory=only,
+            teacher=(alone.module, alone.signature) if alone is not None else None,
+            seconds=measure.SECONDS if run.limit is None else 0.0,
+        )
+    return compact.card(folder).get("onnx") if (folder / "card.json").exists() else None
 
 
-def _report(run: Run, state: State, found: dict[str, Any] | None) -> None:
+def _report(run: Run, state: State, found: dict[str, Any] | None, onnx: dict[str, Any] | None) -> None:
     """Write report.html from what lies in the folders."""
     records, _ = _ordered(run, state)
     stages = [place for place, record in zip(run.places, run.records, strict=True) if record.position]
@@ -202,7 +220,10 @@ def _report(run: Run, state: State, found: dict[str, Any] | None) -> None:
         curves={**run.lessons, **drawn},
         widths=_widths(_ordered(run, state)[1]) if state.student is not None else None,
         pictures={**(mastery.sections(found) if found is not None else {}), **_pictures(run.places)},
-        notes=[note for record in run.records for note in record.notes],
+        notes=[
+            *(note for record in run.records for note in record.notes),
+            *([onnx_form.line(onnx)] if onnx is not None else []),
+        ],
         environment={
             **run.records[-1].made,
             "seed": run.recipe.seed,

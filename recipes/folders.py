@@ -33,7 +33,7 @@ from recipes.page import hash_prefix
 from recipes.recipe import Recipe
 from students import compact
 from students.files import load_states, save_states, write_json
-from teachers.networks import Own
+from teachers.networks import Own, Timm, Torchvision
 from teachers.teacher import Teacher
 
 PACKAGES = ("compress", "students", "teachers")
@@ -175,12 +175,8 @@ def take_out(folder: Path, recipe: Recipe, teachers: tuple[Teacher, ...]) -> Sta
         state = replace(state, generated=load_states(folder / "generated.safetensors")["inputs"])
     if not kept["student"]:
         return state
-    # A network of the user's own is made by the user's own package, which the page named already.
-    own = tuple(
-        c.network.factory.partition(".")[0].partition(":")[0]
-        for c in recipe.teachers
-        if isinstance(c.network, Own)
-    )
+    # A network of the user's own, or of a library, is made by that package, which the page named already.
+    own = tuple(c.network.package for c in recipe.teachers if isinstance(c.network, Own | Torchvision | Timm))
     return replace(state, student=compact.take_out(folder, trust=own))
 
 

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from compress.session import Limit, Session
+from recipes import models
 from recipes.folders import alone, digest, this_code
 from recipes.recipe import Recipe
 from reports.evaluate import ValScore
 from students.files import write, write_json
+from teachers.calling import by_position
 from teachers.task import Batch, Split, Splits, Task
 from teachers.teacher import Checkpoint, Teacher
 from teachers.weights import digest as sha256
@@ -75,7 +77,7 @@ def gather(
             with alone(folder):
                 _train(checkpoint, folder, opened(checkpoint.task), device, session)
         checkpoint = replace(checkpoint, weights=str(weights.resolve()))
-    teacher = checkpoint.load(data)
+    teacher = models.load(checkpoint, data)
     path = Path(checkpoint.weights or weights)
     return teacher.to(device), sha256(existing(path, *([data / path] if data is not None else [])))
 
@@ -93,7 +95,7 @@ def _train(
     torch.manual_seed(train.seed)
     began = time.perf_counter()
     module = train(
-        bench.place(checkpoint.network.build()),
+        bench.place(by_position(checkpoint.network.build(), checkpoint.task.signature().names)),
         splits,
         device=device,
         autocast=bench.autocast,

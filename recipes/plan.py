@@ -10,7 +10,7 @@ import torch
 
 from compress.forecast import Feed, Forecast, Pass
 from compress.session import Sees
-from recipes import folders
+from recipes import folders, models
 from recipes.foresee import Step, foresee
 from recipes.gather import trained_folder
 from recipes.measure import cost_of, device_of
@@ -200,8 +200,9 @@ def gathered(recipe: Recipe, workshop: Workshop) -> tuple[tuple[Teacher, ...], t
 
 def _found(checkpoint: Checkpoint, workshop: Workshop) -> tuple[Teacher, Source]:
     if checkpoint.weights is not None:
+        found = models.local(checkpoint, workshop.runs, workshop.tracking, workshop.data)
         said = f"{show(checkpoint.network)} from {checkpoint.weights}"
-        return checkpoint.load(workshop.data), Source(said, to_train=False)
+        return models.load(found, workshop.data), Source(said, to_train=False)
     folder = trained_folder(checkpoint, workshop.runs)
     if not (folder / "weights.safetensors").exists():
         with torch.random.fork_rng(devices=[]):

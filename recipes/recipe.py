@@ -54,3 +54,5 @@ class Workshop:
     tracking: str | None = None
     reuse: bool = False
     """take up stages finished by other code, too"""
+    register: str | None = None
+    """the registered model in MLflow that the student becomes a version of; None registers nothing"""

@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.session import Limit, Sees, Session, stop_on_signals
 from compress.stage import Stage, State
-from recipes import curves, finish, folders
+from recipes import curves, finish, folders, models
 from recipes.books import Books
 from recipes.check import check, fits_task, prints
 from recipes.clock import Clock
@@ -79,9 +79,11 @@ def run(
         if not rehearse:
             return Run(recipe, workshop, display, plan=plan).go()
         with tempfile.TemporaryDirectory(prefix="decoct-rehearsal-") as folder:
-            bench = replace(workshop, runs=Path(folder), tracking="off")
+            bench = replace(workshop, runs=Path(folder), tracking="off", register=None)
             limit = Limit(batches=2, epochs=1)
-            return Run(recipe, bench, display, limit, trained=workshop.runs, plan=plan).go()
+            return Run(
+                recipe, bench, display, limit, trained=workshop.runs, plan=plan, tracking=workshop.tracking
+            ).go()
 
 
 class _Bench(Session):
@@ -111,6 +113,7 @@ class Run:
         limit: Limit | None = None,
         trained: Path | None = None,
         plan: str | None = None,
+        tracking: str | None = None,
     ) -> None:
         self.plan = plan
         self.verdict: Verdict | None = None
@@ -128,6 +131,8 @@ class Run:
         self.trained: dict[str, Path] = {}  # where each teacher is kept, if it was trained here
         self.lessons: dict[str, dict[str, list[tuple[int, float]]]] = {}  # curves of teachers trained here
         self._trained = trained if trained is not None else workshop.runs
+        # Where models in MLflow are fetched from: a rehearsal tells no tracker, but may ask one.
+        self._tracking = tracking if limit is not None else workshop.tracking
         self._open: list[tuple[Task, Splits]] = []
         self.instruments = Instruments(self.device, self.opened, timing=limit is None and not self.ranks_only)
 
@@ -145,6 +150,11 @@ class Run:
         return splits
 
     def go(self) -> Result:
+        if self.workshop.register is not None and self.workshop.tracking == "off":
+            raise ValueError(
+                f"the student is to be registered as {self.workshop.register!r}, but --tracking is off: name an MLflow "
+                "store, or leave --register out"
+            )
         self.seal = self._planned()
         gathered = [self._teacher(checkpoint) for checkpoint in self.recipe.teachers]
         self.teachers = tuple(teacher for teacher, _ in gathered)
@@ -177,7 +187,9 @@ class Run:
     def _planned(self) -> Seal:
         """What this run stands for. Raises ValueError for another plan than asked, or a budget out of reach."""
         with self.clock.on("planning"):
-            seal, verdict = ahead(self.recipe, replace(self.workshop, runs=self._trained))
+            seal, verdict = ahead(
+                self.recipe, replace(self.workshop, runs=self._trained, tracking=self._tracking)
+            )
         if self.plan is not None:
             seal.must_be(self.plan)
         if verdict is not None and verdict.word == "INFEASIBLE":
@@ -225,6 +237,7 @@ class Run:
 
     def _teacher(self, checkpoint: Checkpoint) -> tuple[Teacher, str]:
         self.display.stage(f"teacher {checkpoint.name}", 0, len(self.recipe.stages))
+        checkpoint = models.local(checkpoint, self._trained, self._tracking, self.workshop.data)
         folder = trained_folder(checkpoint, self._trained)
         if self.limit is not None and not (folder / "weights.safetensors").exists():
             folder = trained_folder(checkpoint, self.workshop.runs)  # rehearsed, and gone afterwards

@@ -65,6 +65,11 @@ class Courier:
         return self.waiting
 
     @property
+    def told(self) -> Told:
+        """What the store knows."""
+        return self._store.told
+
+    @property
     def waiting(self) -> int:
         """Events that the store has not taken yet."""
         return len(self._mirror.events) - self._store.told.events

@@ -30,6 +30,8 @@ class Told:
     models: dict[str, str] = field(default_factory=dict)
     events: int = 0
     refused: list[int] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    """registered models of ours: name -> version"""
 
 
 class Mirror:

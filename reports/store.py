@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from reports import served
 from reports.mirror import Event, Mirror, Told
 
 
@@ -50,35 +56,18 @@ class Store:
 
     @contextmanager
     def calls(self) -> Iterator[None]:
-        """A connection with short patience. The variables are set for the time of our calls only."""
-        ours = {
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(self._timeout)),
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-            "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        added = {name: value for name, value in ours.items() if name not in os.environ}
-        os.environ.update(added)
-        try:
+        """A connection with short patience."""
+        with _patience(self._timeout):
             if self._client is None:
                 self._connect()
             yield
-        finally:
-            for name in added:
-                os.environ.pop(name, None)
 
     def _connect(self) -> None:
-        import logging
-
         import mlflow.entities
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        # They tell at length how a new database is made, and what goes wrong comes as an exception besides.
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+        _hush()
         artifacts = None
         if self.uri.startswith("sqlite:///"):
             database = Path(self.uri.removeprefix("sqlite:///")).resolve()
@@ -205,8 +194,180 @@ class Store:
         if event["path"] and Path(event["path"]).exists():
             self._client.log_model_artifacts(model, event["path"])
         self._client.finalize_logged_model(model, "READY")
-        entities, now = self._entities, self._client.get_run(run)
-        if made and model not in {out.model_id for out in now.outputs.model_outputs}:
-            self._client.log_outputs(run, [entities.LoggedModelOutput(model, event["step"])])
-        if not made and model not in {taken.model_id for taken in now.inputs.model_inputs}:
-            self._client.log_inputs(run, models=[entities.LoggedModelInput(model)])
+        if made:
+            self._output(run, model, event["step"])
+        elif model not in {taken.model_id for taken in self._client.get_run(run).inputs.model_inputs}:
+            self._client.log_inputs(run, models=[self._entities.LoggedModelInput(model)])
+
+    def _output(self, run: str, model: str, step: int) -> None:
+        if model not in {out.model_id for out in self._client.get_run(run).outputs.model_outputs}:
+            self._client.log_outputs(run, [self._entities.LoggedModelOutput(model, step)])
+
+    def _register(self, event: Event) -> None:
+        run, name, key = self._id(event["run"]), event["name"], f"{self._mirror.key}/{event['run']}"
+        signature = json.loads((Path(event["path"]) / "card.json").read_text(encoding="utf-8"))["signature"]
+        # Made of what was told: told twice, it is one version; another student is another.
+        key = f"{key}/{event['tags'].get('decoct.fingerprint', event['at'])}"
+        known = self._client.search_registered_models(f"name = '{name}'")
+        if not known:
+            self._client.create_registered_model(name)
+        versions = self._client.search_model_versions(f"name = '{name}'")
+        same = [version.version for version in versions if version.tags.get("decoct_key") == key]
+        if same:
+            self.told.versions[name] = str(same[0])
+            return
+        found = self._client.search_logged_models([self.told.experiment], f"tags.decoct_key = '{key}'")
+        made = (
+            found[0]
+            if found
+            else self._client.create_logged_model(
+                self.told.experiment,
+                name="student",
+                source_run_id=run,
+                tags={"decoct_key": key},
+                model_type="student",
+            )
+        )
+        model = made.model_id
+        with tempfile.TemporaryDirectory(prefix="decoct-model-") as folder:
+            _servable(Path(folder) / "model", Path(event["path"]), signature, run, model)
+            self._client.log_model_artifacts(model, str(Path(folder) / "model"))
+        self._client.finalize_logged_model(model, "READY")
+        points = [
+            self._entities.Metric(metric, value, event["at"], event["step"], model_id=model)
+            for metric, value in event["values"].items()
+        ]
+        self._client.log_batch(run, metrics=points)
+        self._output(run, model, event["step"])
+        # By its place: an address of the form models:/id is looked up in whatever store the process has set.
+        tags = {**event["tags"], "decoct_key": key, "decoct.model_id": model}
+        version = self._client.create_model_version(
+            name, made.artifact_location, run, tags=tags, description=event["note"], model_id=model
+        )
+        self.told.versions[name] = str(version.version)
+
+
+def fetch(model: str, uri: str, folder: Path, *, timeout: float = 10.0) -> Path:
+    """Download a model of an MLflow store into `folder`, which is replaced; where its files lie.
+
+    model    models:/name/version, models:/name@alias, models:/model-id or runs:/run-id/path
+    uri      of the store
+    timeout  seconds the store has for one answer; one retry
+
+    Raises ValueError where the store has no such model (with the nearest names) or does not answer.
+    """
+    half = folder.with_name(f".{folder.name}.fetched")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    try:
+        with _patience(timeout):
+            from mlflow import artifacts
+            from mlflow.tracking import MlflowClient
+
+            _hush()
+            place = _place(MlflowClient(uri, uri), model)
+            found = Path(
+                artifacts.download_artifacts(place, dst_path=str(half), tracking_uri=uri, registry_uri=uri)
+            )
+            inside = found.resolve().relative_to(half.resolve())
+    except Exception as problem:  # whatever a client of many stores raises
+        shutil.rmtree(half, ignore_errors=True)
+        line = next(iter(str(problem).strip().splitlines()), type(problem).__name__)[:300]
+        raise ValueError(
+            f"{model} cannot be had from the MLflow store at {uri}: {line}{_near(model, uri)}"
+        ) from problem
+    shutil.rmtree(folder, ignore_errors=True)
+    half.replace(folder)
+    return folder / inside
+
+
+def _place(client: Any, model: str) -> str:
+    """Where a model's files lie. Asked of this store: mlflow itself would ask the one that the process has set."""
+    if not model.startswith("models:/"):
+        return model
+    name, _, version = model.removeprefix("models:/").partition("/")
+    name, _, alias = name.partition("@")
+    place: str
+    if alias:
+        version = client.get_model_version_by_alias(name, alias).version
+    elif version and not version.isdigit():
+        raise ValueError(f"{version!r} is no version: give models:/{name}/1, or models:/{name}@alias")
+    if not version:
+        place = client.get_logged_model(name).artifact_location
+    else:
+        place = client.get_model_version_download_uri(name, version)
+    return place
+
+
+def _near(model: str, uri: str) -> str:
+    """Registered models called nearly so."""
+    name = model.removeprefix("models:/").partition("/")[0].partition("@")[0]
+    if not model.startswith("models:/"):
+        return ""
+    try:
+        with _patience(3.0):
+            from mlflow.tracking import MlflowClient
+
+            names = [one.name for one in MlflowClient(uri, uri).search_registered_models()]
+    except Exception:  # it did not answer, which is said already
+        return ""
+    if name in names:
+        return ""
+    near = get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(names) or 'no registered model'}"
+
+
+def _servable(path: Path, student: Path, signature: Any, run: str, model: str) -> None:
+    """Write a compact student as a model that mlflow serves: python code, tensors, no pickle."""
+    import mlflow.pyfunc
+    import numpy as np
+    import torch
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    wanted, given = served.inputs(signature), served.example(signature)
+    single = len(wanted) == 1
+    specs = [TensorSpec(np.dtype(kind), shape, None if single else name) for name, kind, shape in wanted]
+    outputs = [TensorSpec(np.dtype("float32"), (-1, len(signature["labels"]) or -1))]
+    about = Model(run_id=run, model_id=model)
+    about.add_flavor("decoct", form="safetensors", data="data/compact")
+    with tempfile.TemporaryDirectory(prefix="decoct-code-") as code:
+        module = Path(code) / "decoct_student.py"
+        shutil.copyfile(served.__file__, module)
+        mlflow.pyfunc.save_model(
+            path,
+            loader_module=module.stem,
+            code_paths=[str(module)],
+            data_path=str(student),
+            mlflow_model=about,
+            signature=ModelSignature(Schema(specs), Schema(outputs)),
+            input_example=next(iter(given.values())) if single else given,
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
+            metadata={name: signature[name] for name in ("labels", "mean", "std", "kind")},
+        )
+
+
+def _hush() -> None:
+    # They tell at length how a new database is made, and what goes wrong comes as an exception besides.
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _patience(timeout: float) -> Iterator[None]:
+    """Short patience with a store. The variables are set for the time of our calls only."""
+    ours = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout)),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    added = {name: value for name, value in ours.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

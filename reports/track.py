@@ -70,6 +70,19 @@ class Tracker(Protocol):
     ) -> None:
         """A model that the run took (a teacher) or made (a student), with the folder of its files if any."""
 
+    def register(
+        self,
+        run: str,
+        name: str,
+        folder: Path,
+        *,
+        step: int = 0,
+        values: Mapping[str, float] = ...,
+        tags: Mapping[str, str] = ...,
+        note: str = "",
+    ) -> None:
+        """A compact student, as a version of the registered model `name` that can be served, with its numbers."""
+
     def end(self, run: str, status: Status = "FINISHED") -> None:
         """Close a run."""
 
@@ -102,6 +115,9 @@ class Silent:
     def model(self, run: str, name: str, role: Role, **_: Any) -> None:
         """Nothing."""
 
+    def register(self, run: str, name: str, folder: Path, **_: Any) -> None:
+        """Nothing."""
+
     def end(self, run: str, status: Status = "FINISHED") -> None:
         """Nothing."""
 
@@ -117,9 +133,13 @@ def tracker(
 
     `folder` is the run's own: ids and the local mirror are kept there.
     """
-    if tracking == "off":
-        return Silent()
-    return MLflow(folder, tracking or f"sqlite:///{runs.resolve()}/mlflow.db", warn=warn)
+    uri = address(tracking, runs)
+    return Silent() if uri is None else MLflow(folder, uri, warn=warn)
+
+
+def address(tracking: str | None, runs: Path) -> str | None:
+    """The store that an address means: None of ours is a sqlite file in `runs`, "off" is no store."""
+    return None if tracking == "off" else tracking or f"sqlite:///{runs.resolve()}/mlflow.db"
 
 
 def flatten(data: object, prefix: str = "") -> dict[str, str]:
@@ -250,6 +270,32 @@ class MLflow:
         about = {"name": name, "role": role, "step": step, "params": texts, "path": path}
         self._once({"do": "model", "run": run, **about})
 
+    def register(
+        self,
+        run: str,
+        name: str,
+        folder: Path,
+        *,
+        step: int = 0,
+        values: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        note: str = "",
+    ) -> None:
+        """A compact student as a version of the registered model `name`, which mlflow can serve.
+
+        values  its numbers, tied to it; tags  of the version: where it comes from; note  its description
+        """
+        self._known(run)
+        about = {"name": name, "path": str(folder.resolve()), "step": step, "note": note}
+        self._once(
+            {"do": "register", "run": run, **about, "values": dict(values or {}), "tags": dict(tags or {})}
+        )
+
+    @property
+    def registered(self) -> dict[str, str]:
+        """Models that the store has registered of this run: name -> version."""
+        return dict(self._courier.told.versions)
+
     def end(self, run: str, status: Status = "FINISHED") -> None:
         """Close a run: FINISHED, FAILED (an error) or KILLED (asked to stop; a resume takes it up again)."""
         self._known(run)
@@ -261,8 +307,12 @@ class MLflow:
         return self._courier.deliver(patience)
 
     def close(self, patience: float = 30.0) -> int:
-        """Reconcile, end the thread, and say so if events still wait for the next resume; their number."""
-        return self._courier.close(patience)
+        """Reconcile, end the thread, and say so if events still wait for the next resume; their number.
+
+        A model that is still to be registered has four times as long: whole files go over.
+        """
+        waiting = self._mirror.events[self._courier.told.events :]
+        return self._courier.close(patience * (4 if any(e["do"] == "register" for e in waiting) else 1))
 
     def _known(self, run: str) -> None:
         if not self._mirror.begun(run):

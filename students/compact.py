@@ -3,6 +3,7 @@
 model.pt2             torch.export.load("model.pt2").module()(images), for any number of images; for use: batch
                       norms are folded into the convolutions before them, shared kernels written out. Of a graph
                       network (features, edges), any number of both; features alone where it looks at no edge
+model.onnx            the same for serving, unless ONNX has no word for one of its operators; checked in onnxruntime
 weights.safetensors   every parameter and buffer
 structure.json        which layers there are and in which order they are called
 load.py               rebuilds the network from these two, to train on; PyTorch and safetensors alone
@@ -15,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import inspect
 import json
 import os
 import shutil
@@ -23,19 +23,20 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from students import kernels
+from students import kernels, onnx_form
 from students import load as loader
+from students.exported import exported, needed
 from students.files import write, write_json
-from students.fold import folded
 from students.proof import LIMIT, Agreement, Proof, Prover
 from students.structure import Untraceable, clean, describe, describe_factory, origin, rebuild, tensors
 from teachers.signature import Signature
@@ -46,6 +47,7 @@ __all__ = ["LIMIT", "Agreement", "Proof", "bytes_on_disk", "card", "load", "put_
 _KNOWN = {
     "model.pt2",
     "model.onnx",
+    "model.onnx.data",
     "weights.safetensors",
     "structure.json",
     "load.py",
@@ -63,18 +65,23 @@ def save(
     card: Mapping[str, Any] | None = None,
     val: Iterable[Batch] | None = None,
     factory: Any = None,
+    teacher: tuple[nn.Module, Signature] | None = None,
+    seconds: float = 0.3,
 ) -> Proof:
     """Write the compact folder, prove it in a fresh process, and only then put it in place.
 
-    card     JSON values to remember: recipe, teachers, seed, commit, scores; "signature", "versions" and
-             "proof" are added
+    card     JSON values to remember: recipe, teachers, seed, commit, scores; "signature", "versions", "proof" and
+             "onnx" are added
     val      batches to prove parity on, inputs only; without, 64 random samples
     factory  how the unpruned network is made, for one that torch.fx cannot trace: its spec, or
              {"factory": "package.module:callable", "arguments": {...}}; load.py then needs that package
+    teacher  a network and its signature, timed in onnxruntime in turns with the student
+    seconds  of that timing, for each batch size
 
     The student stays as it is. Raises ValueError where it holds hooks, masks or wrappers, cannot be traced
     (`Untraceable`) or exported, fixes its batch size, gives NaN, or where a form differs from it by more than
-    `LIMIT`; and OSError where the folder cannot be written. An older folder then stays as it was.
+    `LIMIT`; and OSError where the folder cannot be written. An older folder then stays as it was. Only the ONNX form
+    may be lacking: `card["onnx"]["refused"]` then says why.
     """
     folder, remembered = Path(folder), dict(card or {})
     try:
@@ -84,7 +91,7 @@ def save(
     _refuse_foreign(folder)
     clean(student)
     reference = copy.deepcopy(student).cpu().eval()
-    signature = _needed(reference, signature)
+    signature = needed(reference, signature)
     _answers(reference, signature)
     structure = _describe(reference, factory, signature.example(2))
     with _swapped(folder) as half, Prover() as prover:
@@ -92,9 +99,12 @@ def save(
         shutil.copyfile(loader.__file__, half / "load.py")
         if any(isinstance(inner, kernels.SharedConvolution) for inner in reference.modules()):
             shutil.copyfile(kernels.__file__, half / "kernels.py")
-        _export(folded(kernels.densified(reference)), half / "model.pt2", signature)
+        program = exported(onnx_form.plain(reference), signature)
+        _export(program, half / "model.pt2")
         needs = _needs(structure)
+        refused = onnx_form.attempt(program, half / onnx_form.FILE, signature)
         proof = prover.prove(reference, half, signature, val, needs)
+        onnx = onnx_form.told(half / onnx_form.FILE, signature, proof, refused, teacher, seconds)
         versions = {
             "python": sys.version.split()[0],
             "torch": torch.__version__,
@@ -102,7 +112,13 @@ def save(
         }
         write_json(
             half / "card.json",
-            {"signature": asdict(signature), "versions": versions, **remembered, "proof": asdict(proof)},
+            {
+                "signature": asdict(signature),
+                "versions": versions,
+                **remembered,
+                "proof": asdict(proof),
+                "onnx": onnx,
+            },
         )
     return proof
 
@@ -193,13 +209,6 @@ def _write_network(student: nn.Module, folder: Path, structure: dict[str, Any]) 
     )
 
 
-def _needed(reference: nn.Module, signature: Signature) -> Signature:
-    """The signature without the inputs that this student can do without: a graph that it never looks at."""
-    given = inspect.signature(reference.forward).parameters.values()
-    needed = sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in given)
-    return replace(signature, inputs=signature.inputs[:needed]) if signature.is_graph else signature
-
-
 def _answers(reference: nn.Module, signature: Signature) -> None:
     """Raise ValueError where the student does not answer as its signature says."""
     inputs = signature.example(2)
@@ -221,25 +230,7 @@ def _answers(reference: nn.Module, signature: Signature) -> None:
         )
 
 
-def _export(reference: nn.Module, path: Path, signature: Signature) -> None:
-    batch = torch.export.Dim("batch")
-    shapes: Any = tuple({0: batch} for _ in signature.inputs)
-    if signature.is_graph:  # nodes and edges are free, but a network that looks for k nearest wants k nodes
-        shapes = ({0: torch.export.Dim.AUTO}, {1: torch.export.Dim.AUTO})[: len(signature.inputs)]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # notes on the exporter's own workings
-            program = torch.export.export(reference, signature.example(2), dynamic_shapes=shapes)
-    except Exception as problem:
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        raise ValueError(
-            f"the student cannot be exported for any batch size: {reason}. A reshape with a fixed "
-            "number of samples is the usual cause"
-        ) from problem
-    for inner in program.graph_module.modules():
-        if isinstance(inner, fx.GraphModule):
-            for node in inner.graph.nodes:
-                node.meta.pop("stack_trace", None)  # paths of this machine
+def _export(program: ExportedProgram, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # channels_last weights are saved whole all the same
         torch.export.save(program, path)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,7 @@ from teachers.task import Batch
 
 LIMIT = 1e-4
 """the largest difference allowed, as a share of the student's largest output"""
+OPTIONAL = prove.OPTIONAL
 _CHUNK = 256
 _SIZES = (1, 2, 5)
 
@@ -58,6 +59,7 @@ class Proof:
     forms        per file: how it compares
     needs        packages that load.py must be trusted with; none for a network that could be traced
     seconds      for everything, exporting not included
+    refused      forms that the student can do without (model.onnx) and that failed, with the reason
     """
 
     inputs: str
@@ -67,6 +69,7 @@ class Proof:
     forms: Mapping[str, Agreement]
     needs: tuple[str, ...]
     seconds: float
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Prover:
@@ -108,9 +111,10 @@ class Prover:
         val: Iterable[Batch] | None,
         needs: tuple[str, ...],
     ) -> Proof:
-        """Compare both forms in `folder` with `reference`, in evaluation mode on the CPU, on all of `val`.
+        """Compare the forms in `folder` with `reference`, in evaluation mode on the CPU, on all of `val`.
 
-        Raises ValueError for NaN, a form that fails, and a difference above `LIMIT`.
+        Raises ValueError for NaN, a form that fails, and a difference above `LIMIT`; of `OPTIONAL` forms the proof
+        then says so.
         """
         start = time.perf_counter()
         paths = sys.path if needs else []
@@ -122,16 +126,28 @@ class Prover:
             scale, samples = max(scale, float(outputs.abs().max())), samples + len(outputs)
             found.append(self._answer())  # to the line before: both processes work at the same time
             self._send(batch=str(path))
-        forms = found[0]["forms"]
-        found = [*found[1:], self._answer()]
+        found.append(self._answer())
+        refused = {form: why for answer in found for form, why in answer.pop("refused", {}).items()}
+        forms, *found = found[0]["forms"], *found[1:]
+        agreements: dict[str, Agreement] = {}
+        for form in forms:
+            if form in refused:
+                continue
+            try:
+                agreements[form] = _agreement(form, [answer[form] for answer in found], scale)
+            except ValueError as problem:
+                if form not in OPTIONAL:
+                    raise
+                refused[form] = str(problem)
         return Proof(
             inputs="random" if val is None else "val",
             samples=samples,
             scale=scale,
             batch_sizes=_SIZES,
-            forms={form: _agreement(form, [answer[form] for answer in found], scale) for form in forms},
+            forms=agreements,
             needs=needs,
             seconds=round(time.perf_counter() - start, 3),
+            refused=refused,
         )
 
     def _send(self, **order: Any) -> None:

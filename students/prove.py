@@ -2,7 +2,8 @@
 
 Started by `students.compact`, as `python -I prove.py`. It reads lines of JSON and answers each with one.
 The first names the folder; every other one a safetensors file with inputs ("0", "1", ...) and the student's
-outputs ("outputs"). The answer gives, for each form, how far its outputs lie from those.
+outputs ("outputs"). The answer gives, for each form, how far its outputs lie from those; a form of `OPTIONAL` that
+fails is answered with under "refused", and not tried again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 OURS = ("compress", "teachers", "students", "recipes", "reports")
+OPTIONAL = ("model.onnx",)
+"""forms that a student can do without"""
 
 
 def main() -> None:
@@ -28,21 +31,28 @@ def main() -> None:
         order = json.loads(line)
         form = "the folder"
         try:
+            refused: dict[str, str] = {}
             if not forms:
-                forms = opened(order)
-                print(json.dumps({"forms": list(forms)}), file=answers)
+                forms = opened(order, refused)
+                print(json.dumps({"forms": list(forms), "refused": refused}), file=answers)
                 continue
-            found = {}
-            for form, call in forms.items():
-                found[form] = compare(call, order["batch"])
-            print(json.dumps(found), file=answers)
+            found: dict[str, Any] = {}
+            for form, call in list(forms.items()):
+                try:
+                    found[form] = compare(call, order["batch"])
+                except Exception as problem:
+                    if form not in OPTIONAL:
+                        raise
+                    refused[form] = f"{type(problem).__name__}: {problem}"
+                    del forms[form]
+            print(json.dumps({**found, "refused": refused}), file=answers)
         except Exception as problem:
             print(json.dumps({"error": f"{form}: {type(problem).__name__}: {problem}"}), file=answers)
             return
 
 
-def opened(order: dict[str, Any]) -> dict[str, Callable[..., Any]]:
-    """Both forms, each by the lines its reader would write."""
+def opened(order: dict[str, Any], refused: dict[str, str]) -> dict[str, Callable[..., Any]]:
+    """The forms, each by the lines its reader would write; an optional one that does not open is noted in `refused`."""
     import torch
 
     if not order["trust"]:
@@ -63,7 +73,33 @@ def opened(order: dict[str, Any]) -> dict[str, Callable[..., Any]]:
     if not order["trust"]:
         known = [name for name in OURS if sys.modules.get(name) is not None]
         assert not known, f"{known} were imported"
-    return {"model.pt2": exported, "load.py": rebuilt}
+    forms = {"model.pt2": exported, "load.py": rebuilt}
+    if (folder / "model.onnx").exists():
+        try:
+            forms["model.onnx"] = served(folder / "model.onnx", order["threads"])
+        except (
+            Exception
+        ) as problem:  # onnxruntime's own, which derive from RuntimeError and from nothing in common
+            refused["model.onnx"] = f"{type(problem).__name__}: {problem}"
+    return forms
+
+
+def served(path: Path, threads: int) -> Callable[..., Any]:
+    """The ONNX form in onnxruntime, on the CPU."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def call(*inputs: Any) -> Any:
+        given = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
+
+    return call
 
 
 def compare(call: Callable[..., Any], batch: str) -> dict[str, float]:

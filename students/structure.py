@@ -122,7 +122,7 @@ def describe_factory(
 def origin(network: Any) -> dict[str, Any]:
     """The call that makes a network, from its spec: {"factory": "package.module:name", "arguments": {...}}.
 
-    A spec that names a factory itself (fields `factory` and `arguments`) hands on that one.
+    A spec that names a factory itself (fields `factory` and `arguments`, or a method `origin`) hands on that one.
     Raises ValueError for what is no spec.
     """
     if isinstance(network, Mapping):
@@ -131,6 +131,8 @@ def origin(network: Any) -> dict[str, Any]:
         raise ValueError(
             f"a {type(network).__name__} does not say how its network is made: give a network's spec"
         )
+    if callable(named := getattr(network, "origin", None)):
+        return dict(named())
     values = {field.name: getattr(network, field.name) for field in fields(network)}
     if {"factory", "arguments"} <= values.keys():
         return {"factory": values["factory"], "arguments": dict(values["arguments"] or {})}

@@ -9,8 +9,11 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from teachers.calling import by_position
+from teachers.networks.given import Given
 from teachers.networks.network import Network
 from teachers.place import place
+from teachers.sealed import Sealed
 from teachers.signature import Signature
 from teachers.spec import Field, spec
 from teachers.task import Task
@@ -61,7 +64,8 @@ class Checkpoint:
     task: Task
     """what it was taught"""
     weights: str | None = None
-    """a safetensors file or a state dict; a relative path is looked up here and in the folder asked"""
+    """a safetensors file or a state dict; a relative path is looked up here and in the folder asked. A model in
+    MLflow (models:/name/1, runs:/id/path), a compact folder or a .pt2 file, too, which bring a `Given` network along"""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     """of the weights file; None trusts whatever is there"""
     train: Train | None = None
@@ -90,11 +94,14 @@ class Checkpoint:
                 "in Python, train network.build() with `train` and hand it to `teacher`"
             )
         path = self._find(self.weights, folder)
-        if self.sha256 is not None and (found := digest(path)) != self.sha256.lower():
-            raise ValueError(
-                f"{path} is not the file that checkpoint {self.name!r} means: its sha256 is {found}, "
-                f"not {self.sha256.lower()}"
-            )
+        self.sound(path)
+        if path.suffix == ".pt2":
+            if not isinstance(self.network, Given):
+                raise ValueError(
+                    f"checkpoint {self.name!r}: {path} is a program of torch.export, which has its network inside: "
+                    "write network: {teachers.networks.Given: }, or name weights of this network"
+                )
+            return self.teacher(Sealed.load(path))
         # First values that are overwritten at once cost no randomness.
         with torch.random.fork_rng(devices=[]):
             module = self.network.build()
@@ -104,11 +111,21 @@ class Checkpoint:
     def teacher(self, module: nn.Module) -> Teacher:
         """The trained `module`, frozen in place, as this checkpoint's teacher.
 
-        Raises ValueError where it does not take the task's inputs or gives another number of outputs.
+        A network that takes inputs by name is brought to take them by position (`teachers.calling`). Raises ValueError
+        where it does not take the task's inputs or gives another number of outputs.
         """
+        by_position(module, self.task.signature().names)
         teacher = Teacher(self.name, module, self.task.signature())
         self._check(teacher)
         return teacher
+
+    def sound(self, path: Path) -> None:
+        """Raise ValueError where a file is not the one that the sha256 says."""
+        if self.sha256 is not None and (found := digest(path)) != self.sha256.lower():
+            raise ValueError(
+                f"{path} is not the file that checkpoint {self.name!r} means: its sha256 is {found}, "
+                f"not {self.sha256.lower()}"
+            )
 
     def _find(self, weights: str, folder: Path | None) -> Path:
         path = Path(weights).expanduser()
@@ -116,9 +133,9 @@ class Checkpoint:
 
     def _check(self, teacher: Teacher) -> None:
         signature = teacher.signature
-        if len(signature.inputs) != 1 and not signature.is_graph:
-            return  # several inputs hang together: random ones prove nothing
-        shape = signature.inputs[0]
+        if len(signature.inputs) != 1 and not (signature.is_graph or signature.names or signature.types):
+            return  # several inputs hang together: random ones prove nothing, unless it is said what they are
+        shape = ", ".join(map(str, signature.inputs)) if len(signature.inputs) > 1 else signature.inputs[0]
         device = next((p.device for p in teacher.module.parameters()), torch.device("cpu"))
         inputs = signature.example(2)
         try:

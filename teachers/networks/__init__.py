@@ -5,9 +5,11 @@ from teachers.networks.deeplab import DeepLab
 from teachers.networks.densenet import DenseNet
 from teachers.networks.dgcnn import DGCNN
 from teachers.networks.digits import DigitsCNN
+from teachers.networks.given import Given
 from teachers.networks.googlenet import GoogLeNet
 from teachers.networks.graphs import GAT, GCN, GIN, GraphSAGE, NodeMLP
 from teachers.networks.lenet import LeNet, LeNet5
+from teachers.networks.library import Timm, Torchvision
 from teachers.networks.mlp import MLP
 from teachers.networks.network import Network
 from teachers.networks.own import Own
@@ -16,5 +18,6 @@ from teachers.networks.vgg import VGG
 
 __all__ = [
     "DGCNN", "GAT", "GCN", "GIN", "MLP", "VGG", "Autoencoder", "Blocks", "DeepLab", "DenseNet", "DigitsCNN",
-    "GoogLeNet", "GraphSAGE", "LeNet", "LeNet5", "Network", "NodeMLP", "Own", "ResNet",
+    "Given", "GoogLeNet", "GraphSAGE", "LeNet", "LeNet5", "Network", "NodeMLP", "Own", "ResNet", "Timm",
+    "Torchvision",
 ]  # fmt: skip

@@ -124,6 +124,10 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["run"], "required: page"),
         (["run", "x", "--seed", "-1"], "argument --seed: must be a whole number, at least 0, not '-1'"),
         (["run", "x", "--threads", "0"], "argument --threads: must be a whole number, at least 1, not '0'"),
+        (
+            ["run", "x", "--register", "a/b"],
+            "argument --register: must be a name without / : % and quotes, not 'a/b'",
+        ),
         (["run", "x", "--seed", "many"], "argument --seed: must be a whole number, at least 0, not 'many'"),
     ],
 )
@@ -158,6 +162,11 @@ def test_run_hands_over_the_recipe_and_the_workshop(page: Path, runner: Runner) 
     assert workshop == Workshop(
         runs=Path("there"), data=Path("data"), device="cpu", tracking="off", reuse=True
     )
+
+
+def test_a_student_to_register(page: Path, runner: Runner) -> None:
+    assert main(["run", str(page), *TRUST, "--register", "small-one"]) == 0
+    assert runner.asked[0][1] == Workshop(register="small-one")
 
 
 def test_rehearse_and_plan_do_too(page: Path, runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,7 @@ def test_the_folder_holds_what_it_promises(saved):
     folder, _ = saved
     assert {path.name for path in folder.iterdir()} == {
         "model.pt2",
+        "model.onnx",
         "weights.safetensors",
         "structure.json",
         "load.py",
@@ -84,7 +85,7 @@ def test_the_proof_is_on_the_card(saved):
     assert proven["inputs"] == "val"
     assert proven["samples"] == found.samples == 307
     assert proven["needs"] == []
-    assert proven["forms"].keys() == {"model.pt2", "load.py"}
+    assert proven["forms"].keys() == {"model.pt2", "load.py", "model.onnx"}
     for form in proven["forms"].values():
         assert form["relative_difference"] <= 1e-6
         assert form["changed_decisions"] == 0

@@ -239,7 +239,7 @@ def test_a_compact_folder_is_smaller_and_needs_nobody(half: bool, tmp_path) -> N
     student = network(half)
     folder = tmp_path / "compact"
     proof = compact.save(student, folder, SIGNATURE)
-    assert set(proof.forms) == {"model.pt2", "load.py"}
+    assert set(proof.forms) == {"model.pt2", "load.py", "model.onnx"}
     assert max(form.relative_difference for form in proof.forms.values()) < 1e-5
     held = load_file(folder / "weights.safetensors")
     assert held["3.kernels"].dtype == (torch.float16 if half else torch.float32)
