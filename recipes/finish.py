@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 
 from compress.stage import Ranking, State
-from recipes import curves, masters
+from recipes import curves, ledger, masters, sensitivity
 from recipes.clock import OWN, WORK
 from recipes.folders import fingerprint
 from recipes.page import digest, write
@@ -32,12 +35,19 @@ def finish(run: Run, state: State) -> None:
     What an earlier run of the same folder finished is not done again: test is read once.
     """
     if run.limit is None and not run.ranks_only:
-        _test(run, state)
-    found = masters.measure(run, state) if run.limit is None else None
-    with run.clock.on("report"):
-        _report(run, state, found)
-    if state.student is not None:
-        _pack(run, state)
+        with run.ledger.reading("tests teachers and student", run.folder):
+            _test(run, state)
+    with run.ledger.reading("compares the student with every teacher", run.folder):
+        found = masters.measure(run, state) if run.limit is None else None
+    try:
+        if state.student is not None:
+            _pack(run, state)
+    finally:  # a student that cannot be packed has a report all the same
+        with run.clock.on("report"):
+            _report(run, state, found)
+    read = _ledger(run)
+    if (run.folder / "compact").exists():
+        compact.amend(run.folder / "compact", ledger=read)
     result = {
         "hash": digest(run.recipe),
         "recipe": run.recipe.name,
@@ -45,14 +55,13 @@ def finish(run: Run, state: State) -> None:
         "records": [record.to_dict() for record in run.records],
         "ranking": state.ranking.to_dict() if state.ranking else None,
         "amalgamation": found,
+        "ledger": read,
         "seconds": run.clock.seconds(),
         "shares": {"work": round(run.clock.share(*WORK), 4), "own": round(run.clock.share(*OWN), 4)},
     }
     write_json(run.folder / "result.json", result)
+    run.books.finished(run.folder, _ordered(run, state)[0], read, sum(run.clock.seconds().values()))
     with run.clock.on("tracking"):
-        run.books.tracker.artifact("run", run.folder / "report.html")
-        run.books.tracker.artifact("run", run.folder / "result.json")
-        run.books.tracker.metrics("run", {"time/total_seconds": sum(run.clock.seconds().values())})
         if found is not None:
             run.books.tracker.metrics("run", mastery.metrics(found))
             run.books.tracker.artifact("run", run.folder / "amalgamation.json")
@@ -140,10 +149,15 @@ def _pack(run: Run, state: State) -> None:
         "amalgamation": state.amalgamation.to_dict() if state.amalgamation else None,
     }
     only = recipe.teachers[0].network if len(recipe.teachers) == 1 else None
-    splits = run.opened(recipe.task)
-    val = splits.batches(Split.VAL, torch.device("cpu")) if splits.samples(Split.VAL) else None
-    with run.clock.on("packing"):
+    with run.clock.on("packing"), run.ledger.reading("proves the compact student", run.folder):
+        splits = run.ledger.hand(recipe.task, run.data(recipe.task), labels=False)
+        val = splits.batches(Split.VAL, torch.device("cpu")) if splits.samples(Split.VAL) else None
         compact.save(state.student, folder, recipe.task.signature(), card=card, val=val, factory=only)
+
+
+def _ledger(run: Run) -> dict[str, Any]:
+    """Who read what, of all that is in this run."""
+    return ledger.whole(run.recipe.stages, [*run.trained.values(), *run.places, run.folder])
 
 
 def _report(run: Run, state: State, found: dict[str, Any] | None) -> None:
@@ -151,18 +165,23 @@ def _report(run: Run, state: State, found: dict[str, Any] | None) -> None:
     records, _ = _ordered(run, state)
     stages = [place for place, record in zip(run.places, run.records, strict=True) if record.position]
     drawn = {place.name.rsplit("-", 1)[0]: curves.read(place) for place in stages}
-    seconds = run.clock.seconds()
+    widths = _widths(_ordered(run, state)[1]) if state.student is not None else {}
+    cut = any(after < before for before, after in widths.values())
+    leans, seconds = sensitivity.measure(run, state, cut), run.clock.seconds()
+    decided = run.folder / "decisions.safetensors"
     page.write(
         run.folder,
         title=run.recipe.name,
         records=[record.to_dict() for record in records],
         ranking=state.ranking.to_dict() if state.ranking is not None else None,
         curves={**run.lessons, **drawn},
-        widths=_widths(_ordered(run, state)[1]) if state.student is not None else None,
+        widths=widths,
         pictures={**(mastery.sections(found) if found is not None else {}), **_pictures(run.places)},
         notes=[note for record in run.records for note in record.notes],
         environment={
             **run.records[-1].made,
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "seed": run.recipe.seed,
             "hash": digest(run.recipe)[:12],
             "seconds": ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items()),
@@ -170,6 +189,10 @@ def _report(run: Run, state: State, found: dict[str, Any] | None) -> None:
         page=write(run.recipe),
         first=mastery.all_together(found, [r.to_dict() for r in run.records]) if found is not None else None,
         verdict=mastery.verdict(found) if found is not None else None,
+        ledger=_ledger(run),
+        sensitivity=leans,
+        decisions=load_file(decided) if decided.exists() else None,
+        labels=run.recipe.task.signature().labels,
     )
 
 

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from compress.session import Limit, Session
+from recipes import ledger
 from recipes.folders import alone, digest, this_code
 from recipes.recipe import Recipe
 from reports.evaluate import ValScore
 from students.files import write, write_json
+from teachers.counted import Counted
 from teachers.task import Batch, Split, Splits, Task
 from teachers.teacher import Checkpoint, Teacher
 from teachers.weights import digest as sha256
@@ -89,12 +91,13 @@ def _train(
 ) -> None:
     train = checkpoint.train
     assert train is not None  # a checkpoint without weights has one
-    bench = session(device=device, seed=train.seed, folder=folder, name=f"teacher {checkpoint.name}")
+    counted, name = Counted(splits), f"teacher {checkpoint.name}"
+    bench = session(device=device, seed=train.seed, folder=folder, name=name, splits=counted)
     torch.manual_seed(train.seed)
     began = time.perf_counter()
     module = train(
         bench.place(checkpoint.network.build()),
-        splits,
+        counted,
         device=device,
         autocast=bench.autocast,
         epochs=bench.epochs,
@@ -110,6 +113,7 @@ def _train(
         folder / "made.json",
         {**note, "code": str(this_code()), "torch": torch.__version__, "seconds": seconds},
     )
+    ledger.keep(folder, ledger.of_stage(name, checkpoint.task, counted.handed()))
     write(folder / "weights.safetensors", lambda half: save_file(tensors, half))
     for loop in folder.glob("loop-*.safetensors"):
         loop.unlink()

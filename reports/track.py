@@ -20,10 +20,12 @@ from reports.mirror import Event, Mirror
 from reports.record import Record
 from reports.store import Store
 
-__all__ = ["MLflow", "Record", "Role", "Silent", "Status", "Tracker", "flatten", "tracker"]
+__all__ = ["NOTE", "MLflow", "Record", "Role", "Silent", "Status", "Tracker", "flatten", "tracker"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Role = Literal["input", "output"]
+NOTE = "mlflow.note.content"
+"""the tag that MLflow shows as a run's description"""
 
 
 class Tracker(Protocol):
@@ -55,6 +57,12 @@ class Tracker(Protocol):
     def text(self, run: str, text: str, name: str) -> None:
         """Text, kept as a file of that name."""
 
+    def tags(self, run: str, values: Mapping[str, str]) -> None:
+        """Words to find a run by; one of the same name is replaced. `NOTE` is its description, in markdown."""
+
+    def data(self, run: str, name: str, context: str, about: Mapping[str, object]) -> None:
+        """Data that the run read: what they are called, who read them for what, and how many."""
+
     def model(
         self,
         run: str,
@@ -63,9 +71,13 @@ class Tracker(Protocol):
         *,
         step: int = 0,
         params: Mapping[str, object] = ...,
+        title: str | None = None,
         files: Path | None = None,
     ) -> None:
-        """A model that the run took (a teacher) or made (a student), with the folder of its files if any."""
+        """A model that the run took (a teacher) or made (a student), with the folder of its files if any.
+
+        One `name` is one model, whichever runs tell of it; `title` is what a reader sees.
+        """
 
     def end(self, run: str, status: Status = "FINISHED") -> None:
         """Close a run."""
@@ -91,6 +103,12 @@ class Silent:
         """Nothing."""
 
     def text(self, run: str, text: str, name: str) -> None:
+        """Nothing."""
+
+    def tags(self, run: str, values: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def data(self, run: str, name: str, context: str, about: Mapping[str, object]) -> None:
         """Nothing."""
 
     def model(self, run: str, name: str, role: Role, **_: Any) -> None:
@@ -222,6 +240,17 @@ class MLflow:
         self._known(run)
         self._once({"do": "text", "run": run, "text": text, "name": name})
 
+    def tags(self, run: str, values: Mapping[str, str]) -> None:
+        """Words to find a run by; one of the same name is replaced. `NOTE` is its description, in markdown."""
+        self._known(run)
+        self._once({"do": "tags", "run": run, "tags": {key: str(value) for key, value in values.items()}})
+
+    def data(self, run: str, name: str, context: str, about: Mapping[str, object]) -> None:
+        """A data set among the run's inputs: what it is called, who read it for what, and how many."""
+        self._known(run)
+        plain = {key: str(value) for key, value in about.items()}
+        self._once({"do": "data", "run": run, "name": name, "context": context, "about": plain})
+
     def model(
         self,
         run: str,
@@ -230,6 +259,7 @@ class MLflow:
         *,
         step: int = 0,
         params: Mapping[str, object] | None = None,
+        title: str | None = None,
         files: Path | None = None,
     ) -> None:
         """A LoggedModel that the run took (role "input") or made ("output"), with its files if any."""
@@ -237,6 +267,8 @@ class MLflow:
         texts = {key: str(value) for key, value in (params or {}).items()}
         path = str(files.resolve()) if files else None
         about = {"name": name, "role": role, "step": step, "params": texts, "path": path}
+        if title:
+            about["title"] = title
         self._once({"do": "model", "run": run, **about})
 
     def end(self, run: str, status: Status = "FINISHED") -> None:
