@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress.stage import Stage
+from recipes.names import name_of
 from recipes.recipe import Recipe
 from recipes.writing import canonical
 from reports import plots, reads
@@ -32,11 +33,14 @@ def chain(recipe: Recipe) -> str:
 def params(recipe: Recipe) -> dict[str, str]:
     """All that the page says, under names that fit a column.
 
-    seed, precision, stages, task and task.val, teacher and teacher.train.lr (teacher 2 where there are several),
-    1 GAL.macs, 2 Finetune.lr, ...; what is None or empty is left out.
+    precision, stages, task and task.val, teacher and teacher.train.lr (teacher 2 where there are several), 1 GAL.macs,
+    2 Finetune.lr, ...; what is None or empty is left out. Name and seed go under the page's own names, by which runs
+    are told from each other: recipes.Recipe.name, recipes.Recipe.seed.
     """
+    root = name_of(type(recipe))
     found = {
-        "seed": str(recipe.seed),
+        f"{root}.name": recipe.name,
+        f"{root}.seed": str(recipe.seed),
         "precision": recipe.precision,
         "stages": chain(recipe),
         **flat("task", recipe.task),

@@ -68,6 +68,13 @@ class Store:
         code = getattr(problem, "error_code", None)
         return code in self.refusals or isinstance(problem, KeyError | FileNotFoundError)
 
+    def busy(self, problem: Exception) -> bool:
+        """Whether others kept a local file locked, or made what we were about to make: trying again soon helps."""
+        said = str(problem)
+        return self.uri.startswith("sqlite:") and any(
+            word in said for word in ("database is locked", "database table is locked", "already exists")
+        )
+
     def save(self) -> None:
         """Keep the ids and the count on disk."""
         self._mirror.save(self.uri, self.told)
@@ -113,9 +120,16 @@ class Store:
         found = client.get_experiment_by_name(self._experiment)
         if found is not None and found.lifecycle_stage != "active":
             raise RuntimeError(f"its experiment '{self._experiment}' was deleted there: restore or purge it")
-        number = found.experiment_id if found else client.create_experiment(self._experiment, artifacts)
+        try:
+            number = found.experiment_id if found else client.create_experiment(self._experiment, artifacts)
+        except MlflowException as problem:
+            if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(self._experiment)  # somebody else was as quick
+            number = found.experiment_id
         if found is None or "mlflow.note.content" not in found.tags:
             client.set_experiment_tag(number, "mlflow.note.content", ABOUT)
+            client.set_experiment_tag(number, "mlflow.experimentKind", "custom_model_development")
         try:
             for run in list(self.told.runs.values())[:1]:
                 client.get_run(run)
