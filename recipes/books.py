@@ -59,6 +59,8 @@ class Books:
                 "stages": telling.chain(recipe),
                 "task": telling.described(recipe.task),
                 "teacher": ", ".join(teacher.name for teacher in recipe.teachers),
+                "mlflow.source.name": f"decoct run {recipe.name}",
+                "mlflow.source.type": "LOCAL",
                 NOTE: telling.about(recipe, hash),
             }
             self.tracker.begin("run", name=telling.title(recipe), params=telling.params(recipe), tags=tags)
@@ -116,11 +118,15 @@ class Books:
             for file in ("report.html", "result.json"):
                 self.tracker.artifact("run", folder / file)
             told = {"time/total_seconds": seconds}
-            made = not records[-1].chose and records[-1].position
+            # Against one of several teachers, which may have labels of its own, points would mean nothing.
+            made = records[-1].position and not records[-1].chose and len(self._recipe.teachers) == 1
             self.tracker.metrics("run", told | (telling.changes(records[0], records[-1]) if made else {}))
-            note = (
-                f"{telling.about(self._recipe, digest(self._recipe))}\n\n{telling.outcome(records, ledger)}"
+            parts = (
+                telling.headline(records[0], records[-1]) if made else "",
+                telling.about(self._recipe, digest(self._recipe)),
+                telling.outcome(records, ledger),
             )
+            note = "\n\n".join(part for part in parts if part)
             self.tracker.tags("run", {NOTE: note, "data": reads.told(ledger)})
             for row in ledger["reads"]:
                 context = (
@@ -158,8 +164,10 @@ class Books:
             "teacher": ", ".join(teacher.name for teacher in recipe.teachers) if made else record.stage,
             "task": telling.described(recipe.task),
         }
-        shown = f"{recipe.name}-{record.position}-{record.stage}" if made else record.stage
-        self.tracker.model(run, name, role, params=params, title=shown, step=record.position, **more)
+        shown = f"{recipe.name}-seed{recipe.seed}-{record.position}-{record.stage}"
+        note = telling.about_model(record, recipe)
+        more = {"params": params, "title": shown, "note": note, "step": record.position, **more}
+        self.tracker.model(run, name, role, **more)
 
     def _ranking(self, record: Record, files: Path, teachers: tuple[Teacher, ...]) -> None:
         for run in (files.name, "run"):

@@ -118,6 +118,32 @@ def about_stage(position: int, name: str, recipe: Recipe) -> str:
     )
 
 
+def about_model(record: Record, recipe: Recipe) -> str:
+    """What a model is, and how to use it."""
+    if not record.position:
+        return (
+            f"Teacher `{record.stage}` of recipe `{recipe.name}`, as it came. Its files stay where they were."
+        )
+    return (
+        f"What stage {record.position} of `{recipe.name}`, `{record.stage}`, left. Its artifacts are its weights and "
+        "its structure, which decoct takes up again; the student to give away is `compact/` in the run's folder."
+    )
+
+
+def headline(first: Record, last: Record) -> str:
+    """What came of it in a line, in markdown; empty where nothing was measured."""
+    found = changes(first, last)
+    cost = (
+        [f"{found['left/macs_percent']:.1f} % of the teacher's MACs"] if "left/macs_percent" in found else []
+    )
+    score = [
+        f"{value:+.2f} points of {name.removeprefix('change/').removesuffix('_points').replace('_', ' on ')}"
+        for name, value in found.items()
+        if name.startswith("change/")
+    ]
+    return f"**{', '.join(cost + score)}**" if cost or score else ""
+
+
 def outcome(records: Sequence[Record], ledger: Plain) -> str:
     """What came of it: a table of all stages, and what they were handed."""
     first = records[0].to_dict()

@@ -242,13 +242,13 @@ class Store:
                 (id for name, id in self.told.models.items() if name.endswith(f"/{event['name']}")), None
             )
         if model is None:
-            title = event.get("title") or event["name"]
+            title, note = event.get("title") or event["name"], event.get("note")
             plain = "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in title)
             model = self._client.create_logged_model(
                 self.told.experiment,
                 name=plain,
                 source_run_id=run if made else None,
-                tags={"decoct_key": key},
+                tags={"decoct_key": key, **({"mlflow.note.content": note} if note else {})},
                 params=event["params"],
                 model_type="student" if made else "teacher",
             ).model_id

@@ -72,11 +72,12 @@ class Tracker(Protocol):
         step: int = 0,
         params: Mapping[str, object] = ...,
         title: str | None = None,
+        note: str | None = None,
         files: Path | None = None,
     ) -> None:
         """A model that the run took (a teacher) or made (a student), with the folder of its files if any.
 
-        One `name` is one model, whichever runs tell of it; `title` is what a reader sees.
+        One `name` is one model, whichever runs tell of it; `title` is what a reader sees, `note` its description.
         """
 
     def end(self, run: str, status: Status = "FINISHED") -> None:
@@ -260,6 +261,7 @@ class MLflow:
         step: int = 0,
         params: Mapping[str, object] | None = None,
         title: str | None = None,
+        note: str | None = None,
         files: Path | None = None,
     ) -> None:
         """A LoggedModel that the run took (role "input") or made ("output"), with its files if any."""
@@ -267,8 +269,7 @@ class MLflow:
         texts = {key: str(value) for key, value in (params or {}).items()}
         path = str(files.resolve()) if files else None
         about = {"name": name, "role": role, "step": step, "params": texts, "path": path}
-        if title:
-            about["title"] = title
+        about |= {key: text for key, text in (("title", title), ("note", note)) if text}
         self._once({"do": "model", "run": run, **about})
 
     def end(self, run: str, status: Status = "FINISHED") -> None:

@@ -77,8 +77,17 @@ def test_what_is_logged(tmp_path: Path, empty: Path) -> None:
         "Toy",
     )
     assert tags["teacher"] == "toy"
-    assert tags["data"] == "no sample of the task"
+    assert tags["data"] == "train without labels"
+    (learned, tested) = top.inputs.dataset_inputs
+    assert (learned.dataset.name, learned.tags[0].value) == ("Toy", "1 GAL learns: train, no labels")
+    assert (tested.dataset.name, tested.tags[0].value) == (
+        "Toy",
+        "runner tests teachers and student: test, with labels",
+    )
     note = tags["mlflow.note.content"]
+    assert re.match(
+        r"\*\*42\.0 % of the teacher's MACs, [+-]\d+\.\d\d points of accuracy on test\*\*\n", note
+    )
     assert "| stage | val | test | MACs |" in note
     assert "1. `GAL`: Play the student" in note
     assert note.index("decoct run page.yaml") < note.index("| toy |") < note.index("| Finetune |")
@@ -96,10 +105,11 @@ def test_what_is_logged(tmp_path: Path, empty: Path) -> None:
     # The run took the teacher and made what its last stage made, which are models of their own.
     (taken,), (made,) = top.inputs.model_inputs, top.outputs.model_outputs
     assert [out.model_id for out in runs["2 Finetune"].outputs.model_outputs] == [made.model_id]
-    assert client.get_logged_model(taken.model_id).name == "toy"
+    assert client.get_logged_model(taken.model_id).name == "gal-seed0-0-toy"
     student = client.get_logged_model(made.model_id)
-    assert (student.name, student.model_type) == ("gal-2-Finetune", "student")
+    assert (student.name, student.model_type) == ("gal-seed0-2-Finetune", "student")
     assert student.params["made by"] == "2 Finetune"
+    assert student.tags["mlflow.note.content"].startswith("What stage 2 of `gal`, `Finetune`, left.")
     assert {"score/accuracy", "cost/macs"} <= {metric.key for metric in student.metrics}
     assert len(client.search_logged_models([experiment.experiment_id])) == 3
 
@@ -124,8 +134,8 @@ def test_thirty_runs_in_a_browser(tmp_path: Path, empty: Path, server: Callable[
         "runs": (f"{base}/runs", ["kse, seed 9", "prune, seed 9"]),
         "charts": (f"{base}/runs?compareRunsMode=CHART", ["accuracy"]),
         "run": (f"{base}/runs/{top.info.run_id}", ["gal, seed 3", "GAL > Finetune", "Recipe gal"]),
-        "models": (f"{base}/models", ["gal-2-Finetune", "toy"]),
-        "model": (f"{base}/models/{model}", ["gal-2-Finetune", "2 Finetune", "score/accuracy"]),
+        "models": (f"{base}/models", ["gal-seed9-2-Finetune", "gal-seed9-0-toy"]),
+        "model": (f"{base}/models/{model}", ["gal-seed3-2-Finetune", "2 Finetune", "score/accuracy"]),
     }
     with chromium() as browser:
         for name, (url, words) in looks.items():

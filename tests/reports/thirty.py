@@ -23,6 +23,7 @@ from reports.evaluate import TestScore, ValScore
 from reports.profile import Profile
 from reports.record import Record
 from reports.track import MLflow
+from teachers.counted import Handed
 
 NAMES = ("gal", "prune", "kse")
 SHARES = {
@@ -61,7 +62,8 @@ def one(recipe: Recipe, folder: Path, workshop: Workshop, epochs: int) -> Path:
         last = position == len(recipe.stages)
         records.append(after(records[-1], position, name, last, chance))
         enter(books, place, records[-1], stage, recipe)
-    told = ledger.whole(recipe.stages, [])
+    ledger.keep(folder, read(recipe))
+    told = ledger.whole(recipe.stages, [folder])
     page.write(folder, title=recipe.name, records=[r.to_dict() for r in records], ledger=told)
     (folder / "result.json").write_text(json.dumps({"recipe": recipe.name, "ledger": told}))
     books.finished(folder, records, told, sum(r.seconds for r in records))
@@ -77,6 +79,16 @@ def enter(books: Books, place: Path, record: Record, stage: Stage | None = None,
     (place / "state" / "structure.json").write_text("{}")
     (place / "record.json").write_text(record.to_json())
     books.enter(record, place, stage)
+
+
+def read(recipe: Recipe) -> list[dict[str, Any]]:
+    """What was handed to whom."""
+    rows = [("runner", "tests teachers and student", Handed("test", True, 720, 360, 360))]
+    if recipe.name != "prune":
+        rows.insert(
+            0, (f"1 {type(recipe.stages[0]).__name__}", "learns", Handed("train", False, 12_800, 144, 144))
+        )
+    return [ledger.row(who, why, recipe.task, handed) for who, why, handed in rows]
 
 
 def teacher(recipe: Recipe, chance: random.Random) -> Record:
