@@ -157,6 +157,7 @@ def _pack(run: Run, state: State) -> None:
 
 def _ledger(run: Run) -> dict[str, Any]:
     """Who read what, of all that is in this run."""
+    run.ledger.settle(run.folder)
     return ledger.whole(run.recipe.stages, [*run.trained.values(), *run.places, run.folder])
 
 

@@ -64,6 +64,10 @@ class Ledger:
             keep(folder, [row("runner", why, task, each) for *_, task, n in mine for each in n.handed()])
             self._now = before
 
+    def settle(self, folder: Path) -> None:
+        """Keep what was read for no reason that anybody named: it is a row all the same."""
+        keep(folder, [row(who, why, task, each) for who, why, task, n in self._open for each in n.handed()])
+
 
 def row(who: str, why: str, task: Task, handed: Handed) -> dict[str, Any]:
     """A row of the ledger."""

@@ -48,7 +48,8 @@ def measure(run: Run, state: State, cut: bool) -> dict[str, Any] | None:
     path, whose = run.folder / "sensitivity.json", fingerprint(teacher.module)
     if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["fingerprint"] == whose:
         return dict(kept)
-    seconds = min(SECONDS, OF_THE_RUN * sum(run.clock.seconds().values()))
+    spent = sum(record.seconds for record in run.records)  # those that were taken up, too
+    seconds = min(SECONDS, OF_THE_RUN * max(spent, sum(run.clock.seconds().values())))
     with run.clock.on("measuring"), run.ledger.reading("looks which layers the score hangs on", run.folder):
         found = probe(teacher.module, teacher.signature, task, run.opened(task), run.device, seconds)
     if found is not None:
@@ -67,12 +68,11 @@ def probe(
 
         {"share": 0.5, "samples": 512, "score": 0.98, "layers": {"conv1": 0.91, ...}, "left": 0}
     """
-    started = time.perf_counter()
     twin = densified(copy.deepcopy(network)).eval()
     groups = _groups(twin, signature, device)
     if not groups:
         return None
-    batches = _part(splits, device)
+    batches, started = _part(splits, device), time.perf_counter()
 
     def score() -> float:
         return evaluate(twin, batches, task.predict, task.score, kind=ValScore).value

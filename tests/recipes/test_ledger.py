@@ -12,6 +12,7 @@ import torch
 from compress import DFAD, Generate, Prune, Recalibrate
 from compress.session import Limit, Sees, Session
 from compress.stage import Stage, State
+from recipes.ledger import Ledger, kept
 from recipes.recipe import Recipe, Workshop
 from recipes.run import Quiet, run
 from students import compact
@@ -143,6 +144,28 @@ def test_data_without_numbers_are_counted_all_the_same() -> None:
     for _ in range(2):
         list(counted.batches(Split.TRAIN, torch.device("cpu")))
     assert [(each.samples, each.distinct, each.of) for each in counted.handed()] == [(16, None, 8)]
+
+
+def test_what_nobody_gave_a_reason_for_is_a_row_too(tmp_path: Path) -> None:
+    books, splits, cpu = Ledger(), TASK.open(None), torch.device("cpu")
+    list(books.hand(TASK, splits).batches(Split.VAL, cpu))
+
+    def break_off() -> None:
+        with books.reading("breaks off", tmp_path):
+            next(iter(books.hand(TASK, splits, labels=False).batches(Split.TRAIN, cpu)))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
+    assert [(row["why"], row["split"], row["labels"]) for row in kept(tmp_path)] == [
+        ("breaks off", "train", False)
+    ]
+    books.settle(tmp_path)
+    books.settle(tmp_path)
+    assert [(row["why"], row["samples"]) for row in kept(tmp_path)] == [
+        ("breaks off", 32),
+        ("looks", splits.samples(Split.VAL)),
+    ]
 
 
 # -- runs -------------------------------------------------------------------------------------------------
