@@ -32,7 +32,9 @@ def test_parameters_have_names_that_fit_a_column() -> None:
     toy = Checkpoint(name="toy", network=DigitsCNN(classes=3), task=Toy(), train=Train(epochs=4, lr=0.05))
     task = Subset(of=Toy(), keep=("pattern 0", "pattern 1"))
     other = Checkpoint(name="other", network=DigitsCNN(classes=2), task=task, weights="other.safetensors")
-    page = Recipe(name="mine", task=Toy(), teachers=(toy,), stages=(GAL(macs=0.5), Finetune(lr=0.01)), seed=3)
+    page = Recipe(
+        name="mine", task=Toy(), teachers=(toy,), stages=(GAL(macs=0.5), Finetune(epochs=2, lr=0.01)), seed=3
+    )
     found = telling.params(page)
     assert (found["recipes.Recipe.name"], found["recipes.Recipe.seed"]) == ("mine", "3")
     assert found["stages"] == "GAL > Finetune"
@@ -66,7 +68,8 @@ def test_what_is_logged(tmp_path: Path, empty: Path) -> None:
     experiment = client.get_experiment_by_name("decoct")
     assert "score/accuracy" in experiment.tags["mlflow.note.content"]
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.info.run_name: client.get_run(run.info.run_id) for run in found}
     assert set(runs) == {"gal, seed 0", "0 toy (teacher)", "1 GAL", "2 Finetune"}
     top = runs.pop("gal, seed 0")
     tags, metrics = top.data.tags, top.data.metrics
