@@ -35,8 +35,8 @@ class Generated(Splits):
         if generator is not None:
             order = torch.randperm(len(self.inputs), generator=generator)
         for step in range(self.steps(split)):
-            rows = order[step * self.batch : (step + 1) * self.batch].to(self.inputs.device)
-            yield Batch((self.inputs[rows].float().to(device),))
+            rows = order[step * self.batch : (step + 1) * self.batch]
+            yield Batch((self.inputs[rows.to(self.inputs.device)].float().to(device),), rows=rows)
 
 
 class UnlessGenerated:

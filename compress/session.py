@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from students.files import load_states, save_states
+from teachers.counted import Counted, Handed
 from teachers.place import place
 from teachers.signature import Signature
 from teachers.task import Batch, Open, Split, Splits, Task
@@ -100,8 +101,10 @@ class Session:
         self.generator = torch.Generator().manual_seed(seed)
         self.total_epochs = 0
         self.finished_epochs = 0
-        self._splits = splits
-        self._fed: Splits | None = None
+        self._splits = (
+            splits if isinstance(splits, Counted) or splits is None else Counted(splits, sees is Sees.LABELS)
+        )
+        self._fed: Counted | None = None
         self._folder = folder
         self._report = report
         self._limit = limit
@@ -122,9 +125,22 @@ class Session:
         """Whether its batches come with their targets."""
         return self.sees is Sees.LABELS
 
+    def handed(self) -> tuple[Handed, ...]:
+        """What of the task's data went out through this session, and generated inputs: rows of the run's ledger.
+
+        Nothing of the task where the stage sees nothing: then the feed is closed.
+        """
+        found = self._splits.handed() if self._splits is not None else ()
+        drawn = self._fed.handed() if self._fed is not None else ()
+        if drawn:
+            found += (replace(drawn[0], split="generated"),)
+        elif made := self.read["generated"]:
+            found += (Handed("generated", False, made, None, made),)
+        return found
+
     def feed(self, splits: Splits) -> None:
         """Take train batches from `splits`, which no task has made; the ledger counts them as "generated"."""
-        self._fed = splits
+        self._fed = Counted(splits, labels=False)
 
     def batches(self, split: Open = Split.TRAIN) -> Iterator[Batch]:
         """One shuffled, augmented pass over train, or one plain pass in order over val, on `device`.
@@ -238,6 +254,8 @@ class Session:
             "torch": torch.get_rng_state(),
             "feed": self.generator.get_state(),
             "read": dict(self.read),
+            "handed": self._splits.state_dict() if self._splits is not None else {},
+            "drawn": self._fed.state_dict() if self._fed is not None else {},
             **({"cuda": torch.cuda.get_rng_state()} if self.device.type == "cuda" else {}),
         }
         save_states(path, states)
@@ -250,6 +268,9 @@ class Session:
         torch.set_rng_state(mine["torch"])
         self.generator.set_state(mine["feed"])
         self.read = Counter(mine["read"])
+        for counted, kept in ((self._splits, "handed"), (self._fed, "drawn")):
+            if counted is not None:
+                counted.load_state_dict(mine.get(kept, {}))  # a loop kept by older code has none
         if "cuda" in mine and self.device.type == "cuda":
             torch.cuda.set_rng_state(mine["cuda"])
         return int(mine["finished"])

@@ -106,6 +106,13 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _describe(options: argparse.Namespace) -> None:
+    if options.markdown:
+        if options.name is not None:
+            raise ValueError(f"--markdown is the page of all names: leave {options.name!r} out")
+        from recipes.options import options as everything
+
+        print(everything(_trust(options)), end="")
+        return
     from recipes.schema import describe
 
     print(describe(options.name, _trust(options)), end="")
@@ -359,6 +366,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     describe = add("describe", _describe, "explain what a page may name; without NAME, list it", trust)
     describe.add_argument("name", metavar="NAME", nargs="?", help="such as compress.GAL")
+    describe.add_argument(
+        "--markdown", action="store_true", help="all names with all fields, as a page to read"
+    )
     add("schema", _schema, "print the JSON schema of pages, for editors", trust)
     return parser
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compress.stage import Stage
-from recipes import finish
+from recipes import finish, telling
 from recipes.clock import Clock
 from recipes.folders import Code
 from recipes.page import digest, write
 from recipes.recipe import Recipe, Workshop
-from recipes.writing import canonical
+from reports import reads
 from reports.record import Record
-from reports.track import MLflow, Silent, Tracker, flatten, tracker
+from reports.track import NOTE, MLflow, Role, Silent, Tracker, tracker
 from students.files import write_json, write_text
 from teachers.teacher import Teacher
 
@@ -29,6 +29,7 @@ class Books:
         self.clock = clock
         self.tracker: Tracker = Silent()
         self._warn: Callable[[str], None] = lambda line: None
+        self._recipe: Recipe
         self._running: str | None = None  # the stage that is at work, as the tracker knows it
 
     def open(
@@ -56,13 +57,23 @@ class Books:
         self._warn = warn
         with self.clock.on("tracking"):
             self.tracker = tracker(workshop.tracking, folder, workshop.runs, warn=warn)
+            self._recipe, hash = recipe, digest(recipe)
             tags = {
-                "decoct.hash": digest(recipe),
+                "decoct.hash": hash,
                 "decoct.code": str(code),
                 "decoct.recipe": recipe.name,
                 "decoct.plan": plan,
+                "decoct.kind": "recipe",
+                "recipe": recipe.name,
+                "seed": str(recipe.seed),
+                "stages": telling.chain(recipe),
+                "task": telling.described(recipe.task),
+                "teacher": ", ".join(teacher.name for teacher in recipe.teachers),
+                "mlflow.source.name": f"decoct run {recipe.name}",
+                "mlflow.source.type": "LOCAL",
+                NOTE: telling.about(recipe, hash),
             }
-            self.tracker.begin("run", name=recipe.name, params=flatten(canonical(recipe)), tags=tags)
+            self.tracker.begin("run", name=telling.title(recipe), params=telling.params(recipe), tags=tags)
             self.tracker.artifact("run", folder / "page.yaml")
 
     def close(self, status: Any) -> None:
@@ -94,14 +105,17 @@ class Books:
             if stage is not None:
                 self._stage(name, stage, dict(record.made))
             else:
-                self.tracker.begin(name, name=name, parent="run", tags=dict(record.made))
+                self._child(name, 0, record.stage, {}, dict(record.made))
             if record.chose:
                 self._ranking(record, files, teachers)
             else:
                 if stage is not None:
-                    self.tracker.model(name, name, "output", step=record.position, files=files / "state")
+                    self._model(name, name, "output", record, files=files / "state")
+                    if record.position == len(self._recipe.stages):
+                        self._model("run", name, "output", record)
                 else:
-                    self.tracker.model(name, name, "input")
+                    self._model(name, name, "input", record)
+                    self._model("run", name, "input", record)
                 self.tracker.metrics(name, record.metrics(), record.position, model=name)
                 self.tracker.metrics("run", record.metrics(), record.position)
             self.tracker.artifact(name, files / "record.json")
@@ -109,8 +123,64 @@ class Books:
         if self._running == name:
             self._running = None
 
+    def finished(
+        self, folder: Path, records: Sequence[Record], ledger: Mapping[str, Any], seconds: float
+    ) -> None:
+        """Tell what came of it all; the first record is the teacher's that the last one is compared with."""
+        with self.clock.on("tracking"):
+            for file in ("report.html", "result.json"):
+                self.tracker.artifact("run", folder / file)
+            told = {"time/total_seconds": seconds}
+            # Against one of several teachers, which may have labels of its own, points would mean nothing.
+            made = records[-1].position and not records[-1].chose and len(self._recipe.teachers) == 1
+            self.tracker.metrics("run", told | (telling.changes(records[0], records[-1]) if made else {}))
+            parts = (
+                telling.headline(records[0], records[-1]) if made else "",
+                telling.about(self._recipe, digest(self._recipe)),
+                telling.outcome(records, ledger),
+            )
+            note = "\n\n".join(part for part in parts if part)
+            self.tracker.tags("run", {NOTE: note, "data": reads.told(ledger)})
+            for row in ledger["reads"]:
+                context = (
+                    f"{row['who']} {row['why']}: {row['split']}, {'with' if row['labels'] else 'no'} labels"
+                )
+                counts = {key: row[key] for key in ("split", "labels", "samples", "distinct", "of")}
+                self.tracker.data("run", row["source"].rpartition(".")[2], context, counts)
+
     def _stage(self, name: str, stage: Stage, made: dict[str, str]) -> None:
-        self.tracker.begin(name, name=name, parent="run", params=flatten(canonical(stage)), tags=made)
+        position = int(name.partition("-")[0])
+        self._child(name, position, type(stage).__name__, telling.stage_params(stage), made)
+
+    def _child(
+        self, name: str, position: int, called: str, params: dict[str, str], made: dict[str, str]
+    ) -> None:
+        """The run of a stage, or of a teacher, below the recipe's."""
+        recipe = self._recipe
+        tags = {
+            **made,
+            "decoct.kind": "stage" if position else "teacher",
+            "recipe": recipe.name,
+            "seed": str(recipe.seed),
+            NOTE: telling.about_stage(position, called, recipe),
+        }
+        shown = f"{position} {called}" if position else f"0 {called} (teacher)"
+        self.tracker.begin(name, name=shown, parent="run", params=params, tags=tags)
+
+    def _model(self, run: str, name: str, role: Role, record: Record, **more: Any) -> None:
+        """A model, with what one wants to know of it without opening its run."""
+        made, recipe = role == "output", self._recipe
+        params = {
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "made by": f"{record.position} {record.stage}" if made else "given, or trained by the recipe",
+            "teacher": ", ".join(teacher.name for teacher in recipe.teachers) if made else record.stage,
+            "task": telling.described(recipe.task),
+        }
+        shown = f"{recipe.name}-seed{recipe.seed}-{record.position}-{record.stage}"
+        note = telling.about_model(record, recipe)
+        more = {"params": params, "title": shown, "note": note, "step": record.position, **more}
+        self.tracker.model(run, name, role, **more)
 
     def _ranking(self, record: Record, files: Path, teachers: tuple[Teacher, ...]) -> None:
         for run in (files.name, "run"):

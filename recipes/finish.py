@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 
 from compress.stage import Ranking, State
-from recipes import curves, masters, measure, registering
+from recipes import curves, ledger, masters, measure, registering, sensitivity
 from recipes.clock import OWN, WORK
 from recipes.folders import fingerprint
 from recipes.page import digest, write
@@ -34,12 +37,21 @@ def finish(run: Run, state: State) -> None:
     What an earlier run of the same folder finished is not done again: test is read once.
     """
     if run.limit is None and not run.ranks_only:
-        _test(run, state)
-    found = masters.measure(run, state) if run.limit is None else None
+        with run.ledger.reading("tests teachers and student", run.folder):
+            _test(run, state)
+    with run.ledger.reading("compares the student with every teacher", run.folder):
+        found = masters.measure(run, state) if run.limit is None else None
     run.verdict = _judged(run, state, found)
-    onnx = _pack(run, state) if state.student is not None else None
-    with run.clock.on("report"):
-        _report(run, state, found, onnx)
+    onnx: dict[str, Any] | None = None
+    try:
+        if state.student is not None:
+            onnx = _pack(run, state)
+    finally:  # a student that cannot be packed has a report all the same
+        with run.clock.on("report"):
+            _report(run, state, found, onnx)
+    read = _ledger(run)
+    if (run.folder / "compact").exists():
+        compact.amend(run.folder / "compact", ledger=read)
     result = {
         "hash": digest(run.recipe),
         "recipe": run.recipe.name,
@@ -50,16 +62,15 @@ def finish(run: Run, state: State) -> None:
         "plan": run.seal.hash,
         "verdict": run.verdict.to_dict() if run.verdict is not None else None,
         "onnx": onnx,
+        "ledger": read,
         "seconds": run.clock.seconds(),
         "shares": {"work": round(run.clock.share(*WORK), 4), "own": round(run.clock.share(*OWN), 4)},
     }
     write_json(run.folder / "result.json", result)
+    run.books.finished(run.folder, _ordered(run, state)[0], read, sum(run.clock.seconds().values()))
     with run.clock.on("tracking"):
-        run.books.tracker.artifact("run", run.folder / "report.html")
-        run.books.tracker.artifact("run", run.folder / "result.json")
-        run.books.tracker.metrics("run", {"time/total_seconds": sum(run.clock.seconds().values())})
         if run.verdict is not None:
-            run.books.tracker.tag("run", {"decoct.verdict": run.verdict.word})
+            run.books.tracker.tags("run", {"decoct.verdict": run.verdict.word})
             run.books.tracker.metrics("run", run.verdict.metrics())
         if found is not None:
             run.books.tracker.metrics("run", mastery.metrics(found))
@@ -189,10 +200,10 @@ def _pack(run: Run, state: State) -> dict[str, Any] | None:
         "verdict": run.verdict.to_dict() if run.verdict is not None else None,
     }
     only = recipe.teachers[0].network if len(recipe.teachers) == 1 else None
-    splits = run.opened(recipe.task)
-    val = splits.batches(Split.VAL, torch.device("cpu")) if splits.samples(Split.VAL) else None
     alone = run.teachers[0] if len(run.teachers) == 1 else None
-    with run.clock.on("packing"):
+    with run.clock.on("packing"), run.ledger.reading("proves the compact student", run.folder):
+        splits = run.ledger.hand(recipe.task, run.data(recipe.task), labels=False)
+        val = splits.batches(Split.VAL, torch.device("cpu")) if splits.samples(Split.VAL) else None
         compact.save(
             state.student,
             folder,
@@ -206,19 +217,28 @@ def _pack(run: Run, state: State) -> dict[str, Any] | None:
     return compact.card(folder).get("onnx") if (folder / "card.json").exists() else None
 
 
+def _ledger(run: Run) -> dict[str, Any]:
+    """Who read what, of all that is in this run."""
+    run.ledger.settle(run.folder)
+    return ledger.whole(run.recipe.stages, [*run.trained.values(), *run.places, run.folder])
+
+
 def _report(run: Run, state: State, found: dict[str, Any] | None, onnx: dict[str, Any] | None) -> None:
     """Write report.html from what lies in the folders."""
     records, _ = _ordered(run, state)
     stages = [place for place, record in zip(run.places, run.records, strict=True) if record.position]
     drawn = {place.name.rsplit("-", 1)[0]: curves.read(place) for place in stages}
-    seconds = run.clock.seconds()
+    widths = _widths(_ordered(run, state)[1]) if state.student is not None else {}
+    cut = any(after < before for before, after in widths.values())
+    leans, seconds = sensitivity.measure(run, state, cut), run.clock.seconds()
+    decided = run.folder / "decisions.safetensors"
     page.write(
         run.folder,
         title=run.recipe.name,
         records=[record.to_dict() for record in records],
         ranking=state.ranking.to_dict() if state.ranking is not None else None,
         curves={**run.lessons, **drawn},
-        widths=_widths(_ordered(run, state)[1]) if state.student is not None else None,
+        widths=widths,
         pictures={**(mastery.sections(found) if found is not None else {}), **_pictures(run.places)},
         notes=[
             *(note for record in run.records for note in record.notes),
@@ -226,6 +246,8 @@ def _report(run: Run, state: State, found: dict[str, Any] | None, onnx: dict[str
         ],
         environment={
             **run.records[-1].made,
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "seed": run.recipe.seed,
             "hash": digest(run.recipe)[:12],
             "seconds": ", ".join(f"{name} {spent:.1f}" for name, spent in seconds.items()),
@@ -234,6 +256,10 @@ def _report(run: Run, state: State, found: dict[str, Any] | None, onnx: dict[str
         first=mastery.all_together(found, [r.to_dict() for r in run.records]) if found is not None else None,
         verdict=mastery.verdict(found) if found is not None else None,
         budget=run.verdict.to_dict() if run.verdict is not None else None,
+        ledger=_ledger(run),
+        sensitivity=leans,
+        decisions=load_file(decided) if decided.exists() else None,
+        labels=run.recipe.task.signature().labels,
     )
 
 

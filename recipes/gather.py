@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from compress.session import Limit, Session
-from recipes import models
+from recipes import ledger, models
 from recipes.folders import alone, digest, this_code
 from recipes.recipe import Recipe
 from reports.evaluate import ValScore
 from students.files import write, write_json
 from teachers.calling import by_position
+from teachers.counted import Counted
 from teachers.task import Batch, Split, Splits, Task
 from teachers.teacher import Checkpoint, Teacher
 from teachers.weights import digest as sha256
@@ -91,12 +92,13 @@ def _train(
 ) -> None:
     train = checkpoint.train
     assert train is not None  # a checkpoint without weights has one
-    bench = session(device=device, seed=train.seed, folder=folder, name=f"teacher {checkpoint.name}")
+    counted, name = Counted(splits), f"teacher {checkpoint.name}"
+    bench = session(device=device, seed=train.seed, folder=folder, name=name, splits=counted)
     torch.manual_seed(train.seed)
     began = time.perf_counter()
     module = train(
         bench.place(by_position(checkpoint.network.build(), checkpoint.task.signature().names)),
-        splits,
+        counted,
         device=device,
         autocast=bench.autocast,
         epochs=bench.epochs,
@@ -112,6 +114,7 @@ def _train(
         folder / "made.json",
         {**note, "code": str(this_code()), "torch": torch.__version__, "seconds": seconds},
     )
+    ledger.keep(folder, ledger.of_stage(name, checkpoint.task, counted.handed()))
     write(folder / "weights.safetensors", lambda half: save_file(tensors, half))
     for loop in folder.glob("loop-*.safetensors"):
         loop.unlink()

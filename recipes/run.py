@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.session import Limit, Sees, Session, stop_on_signals
 from compress.stage import Stage, State
-from recipes import curves, finish, folders, models
+from recipes import curves, finish, folders, ledger, models
 from recipes.books import Books
 from recipes.check import check, fits_task, prints
 from recipes.clock import Clock
@@ -134,10 +134,15 @@ class Run:
         # Where models in MLflow are fetched from: a rehearsal tells no tracker, but may ask one.
         self._tracking = tracking if limit is not None else workshop.tracking
         self._open: list[tuple[Task, Splits]] = []
+        self.ledger = ledger.Ledger()
         self.instruments = Instruments(self.device, self.opened, timing=limit is None and not self.ranks_only)
 
     def opened(self, task: Task) -> Splits:
-        """The task's data, opened when it is first needed."""
+        """The task's data for the runner itself, who is counted as everybody is."""
+        return self.ledger.hand(task, self.data(task))
+
+    def data(self, task: Task) -> Splits:
+        """The task's data, opened when it is first needed; whoever is handed it counts."""
         for known, splits in self._open:
             if known == task:
                 return splits
@@ -248,7 +253,7 @@ class Run:
             return bench
 
         with self.clock.on("teachers"):
-            found = gather(checkpoint, folder, self.workshop.data, self.device, self.opened, session)
+            found = gather(checkpoint, folder, self.workshop.data, self.device, self.data, session)
         self.trained[checkpoint.name] = folder
         if checkpoint.weights is None and (lessons := curves.read(folder)):
             self.lessons[f"teacher {checkpoint.name}"] = lessons
@@ -261,7 +266,7 @@ class Run:
         if path.exists():
             self._admit(teacher.name, task, self._note(path.parent).val)
             return
-        with self.clock.on("measuring"):
+        with self.clock.on("measuring"), self.ledger.reading(f"scores {teacher.name}", path.parent):
             val = self.instruments.val(teacher.module, task)
             self._admit(teacher.name, task, val)
             cost = self.instruments.cost(teacher.module, teacher.signature)
@@ -336,7 +341,7 @@ class Run:
         seed = folders.seed_of(self.recipe.seed, position)
         bench = _Bench(
             self.clock,
-            splits=None if stage.sees is Sees.NOTHING else self.opened(self.recipe.task),
+            splits=None if stage.sees is Sees.NOTHING else self.data(self.recipe.task),
             sees=stage.sees,
             device=self.device,
             precision=self.recipe.precision,
@@ -363,7 +368,10 @@ class Run:
         with self.clock.on("saving"):
             folders.put_away(made, folder / "state", self.recipe)
             after = self._placed(folders.take_out(folder / "state", self.recipe, self.teachers))
-        record, widths = self._measured(position, stage, after, seconds, seed, bench)
+        who = f"{position} {type(stage).__name__}"
+        ledger.keep(folder, ledger.of_stage(who, self.recipe.task, bench.handed()))
+        with self.ledger.reading(f"scores {who}", folder):
+            record, widths = self._measured(position, stage, after, seconds, seed, bench)
         with self.clock.on("saving"):
             write_json(folder / "widths.json", widths)
             write_json(folder / "pictures.json", bench.pictures)

@@ -112,11 +112,11 @@ def describe(name: str | None = None, trust: tuple[str, ...] = ()) -> str:
             else f"default {show(info.get_default(call_default_factory=True))}"
         )
         lines.append(f"  {field}: {kind(annotation)}; {default}")
-        lines += [f"      {line}" for line in _meaning(cls, field).splitlines()]
+        lines += [f"      {line}" for line in meaning(cls, field).splitlines()]
     return "\n".join(lines) + "\n"
 
 
-def _meaning(cls: type, field: str) -> str:
+def meaning(cls: type, field: str) -> str:
     """What is said under a field: pydantic reads it in the class that declares the field, not in those that inherit
     it.
     """

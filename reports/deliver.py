@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from reports.mirror import Event, Mirror, Told
 
+PATIENT = 40
+"""how often a store that others are writing to is asked again before that counts as a failure: a minute or two"""
 LONGEST = 60.0
 """seconds between two tries while the store does not answer"""
 
@@ -25,6 +29,8 @@ class Store(Protocol):
     def carry_out(self, events: list[Event]) -> None: ...
 
     def refused(self, problem: Exception) -> bool: ...
+
+    def busy(self, problem: Exception) -> bool: ...
 
     def save(self) -> None: ...
 
@@ -110,12 +116,22 @@ class Courier:
         """Deliver all there is; whether the store failed to answer."""
         if not self._mirror.events or not (self.waiting or self._retry):
             return False
-        sent = self._store.told.events
+        sent, waits = self._store.told.events, 0
         try:
-            with self._store.calls():
-                self._again()
-                for events in self._groups():
-                    self._hand_over(events)
+            while True:
+                try:
+                    with self._store.calls():
+                        self._again()
+                        for events in self._groups():
+                            self._hand_over(events)
+                    break
+                except Exception as problem:
+                    # Others write to the same file at this moment: soon it is our turn, and nobody need be told.
+                    if not self._store.busy(problem) or waits == PATIENT:
+                        raise
+                    self._store.doubt = len(self._mirror.events)
+                    waits += 1
+                    time.sleep(random.uniform(0.02, 0.1) * waits)
         # Whatever a client of many libraries raises when its server is away, the run goes on and says so.
         except Exception as problem:
             self._store.doubt = len(self._mirror.events)

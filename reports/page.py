@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from reports import plots
+from reports import confusion, falls, plots, reads
 from reports import ranking as places
 from reports import verdict as judged
 from reports.files import write_text
@@ -32,6 +32,10 @@ def write(
     first: Plain | None = None,
     verdict: str | None = None,
     budget: Plain | None = None,
+    ledger: Plain | None = None,
+    sensitivity: Plain | None = None,
+    decisions: Mapping[str, object] | None = None,
+    labels: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` into the folder, atomically; its path.
 
@@ -46,6 +50,10 @@ def write(
     first        what the last record is compared with, where that is not the first one
     verdict      the line under the title, where it is not MACs and score of these two
     budget       the verdict on the recipe's budget, as `Verdict.to_dict` gives it
+    ledger       who was handed which samples; without, what the records say of the stages
+    sensitivity  the score with one layer at a time cut by a share, as `falls.sensitivity` takes it
+    decisions    what was true and what teacher and student said of each test sample, as `confusion.section` takes it,
+                 and `labels`, the names of the numbers in it
     Raises ValueError where there is no record.
     """
     if not records:
@@ -53,11 +61,13 @@ def write(
     sections = [
         judged.html(budget) if budget is not None else "",
         *_ranked(ranking, records),
-        _section("Stage by stage", _table(records) + plots.tradeoff(_comparable(records, ranking, first))),
+        _section("Stage by stage", _table(records) + _steps(_comparable(records, ranking, first))),
         _section("Channels, before and after", plots.bars(widths)) if widths else "",
+        _section("Which layers the score hangs on", falls.sensitivity(sensitivity)) if sensitivity else "",
         _curves(curves or {}),
-        _ledger(records),
-        *(_section(title, svg) for title, svg in (pictures or {}).items()),
+        _section("What is taken for what", said) if (said := _confused(decisions, labels)) else "",
+        _ledger(records, ledger),
+        *(_section(title, f'<div class="scrolled">{svg}</div>') for title, svg in (pictures or {}).items()),
         _section("Notes", _list(notes)) if notes else "",
         _section("Made with", _pairs(environment)) if environment else "",
         _section("The recipe", f"<pre>{escape(page)}</pre>") if page else "",
@@ -133,11 +143,23 @@ def _verdict(first: Plain, last: Plain, ranking: Plain | None = None) -> str:
     return f"{cost} at {points:+.2f} points of {metric} ({split}).".replace("-", "−")
 
 
-def _ledger(records: Sequence[Plain]) -> str:
+def _steps(records: Sequence[Plain]) -> str:
+    """What each stage did to score and cost, and the way through the plane of both."""
+    return f'<div class="overview">{falls.waterfall(records)}{plots.tradeoff(records)}</div>'
+
+
+def _confused(decisions: Mapping[str, object] | None, labels: Sequence[str]) -> str:
+    return confusion.section(decisions, labels) if decisions and "student" in decisions else ""
+
+
+def _ledger(records: Sequence[Plain], ledger: Plain | None) -> str:
     """Which samples every stage was handed; and what to beware of where none of the task was among them."""
     stages = [record for record in records if record["position"]]
     if not stages:
         return ""
+    if ledger is not None:
+        said = f"<p>What that leaves open:</p>{_list(_RISKS)}" if ledger["closed"] else ""
+        return _section("What was read", reads.section(ledger) + said)
     lines = [
         (
             record["stage"],
@@ -222,7 +244,7 @@ def _table(records: Sequence[Plain]) -> str:
         small += f" {threads} thread{'s' if threads > 1 else ''}."
     if uncounted:
         small += f" Not counted: {', '.join(uncounted)}."
-    made = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    made = f'<table class="stages"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'{made}<p class="dim">{escape(small)}</p>'
 
 

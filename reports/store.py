@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -16,6 +17,28 @@ from typing import Any
 
 from reports import served
 from reports.mirror import Event, Mirror, Told
+
+ABOUT = """\
+Networks made small by decoct. One run is one recipe with one seed: a teacher goes
+in, stages are done to it one after another, a student comes out. The runs below a run are its teacher (0) and its
+stages (1, 2, ...).
+
+| column | meaning |
+| --- | --- |
+| `score/accuracy` | a share from 0 to 1 on val, which is held out, and by which one may choose |
+| `score/accuracy_test` | the same on test, which is read once, at the end |
+| `change/..._points` | student minus teacher, in points of 100 |
+| `left/macs_percent`, `left/bytes_percent`, ... | what is left of the teacher's cost |
+| `cost/macs`, `cost/flops` | multiply-accumulates of one input as executed; FLOPs are twice that |
+| `cost/params`, `cost/bytes` | parameters; bytes of the weights as a file |
+| `cost/latency_ms_p50_b1`, `_p95_b32` | milliseconds of a call, median or 95th percentile, at batch 1 or 32 |
+| `data/train_samples` | samples that stages were handed |
+| `time/seconds`, `time/total_seconds` | a stage's own time; the whole run's |
+
+In a run's charts the x axis of `score`, `cost` and `time` counts stages, the teacher being 0. Students are the models
+under Outputs, teachers those under Inputs; a student's folder holds weights and structure. `report.html` among a run's
+artifacts tells all of it on one page.
+"""
 
 
 class Store:
@@ -50,6 +73,13 @@ class Store:
         code = getattr(problem, "error_code", None)
         return code in self.refusals or isinstance(problem, KeyError | FileNotFoundError)
 
+    def busy(self, problem: Exception) -> bool:
+        """Whether others kept a local file locked, or made what we were about to make: trying again soon helps."""
+        said = str(problem)
+        return self.uri.startswith("sqlite:") and any(
+            word in said for word in ("database is locked", "database table is locked", "already exists")
+        )
+
     def save(self) -> None:
         """Keep the ids and the count on disk."""
         self._mirror.save(self.uri, self.told)
@@ -78,7 +108,16 @@ class Store:
         found = client.get_experiment_by_name(self._experiment)
         if found is not None and found.lifecycle_stage != "active":
             raise RuntimeError(f"its experiment '{self._experiment}' was deleted there: restore or purge it")
-        number = found.experiment_id if found else client.create_experiment(self._experiment, artifacts)
+        try:
+            number = found.experiment_id if found else client.create_experiment(self._experiment, artifacts)
+        except MlflowException as problem:
+            if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(self._experiment)  # somebody else was as quick
+            number = found.experiment_id
+        if found is None or "mlflow.note.content" not in found.tags:
+            client.set_experiment_tag(number, "mlflow.note.content", ABOUT)
+            client.set_experiment_tag(number, "mlflow.experimentKind", "custom_model_development")
         try:
             for run in list(self.told.runs.values())[:1]:
                 client.get_run(run)
@@ -154,16 +193,26 @@ class Store:
         for start in range(0, len(points), 1000):
             self._client.log_batch(run, metrics=points[start : start + 1000])
 
-    def _tag(self, event: Event) -> None:
-        for name, value in event["tags"].items():
-            self._client.set_tag(self._id(event["run"]), name, value)
-
     def _artifact(self, event: Event) -> None:
         path = Path(event["path"])
         if not path.exists():
             raise FileNotFoundError(f"{path} is gone")
         send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         send(self._id(event["run"]), str(path), event["folder"] or None)
+
+    def _tags(self, event: Event) -> None:
+        tags = [self._entities.RunTag(key, value) for key, value in event["tags"].items()]
+        self._client.log_batch(self._id(event["run"]), tags=tags)
+
+    def _data(self, event: Event) -> None:
+        entities, name = self._entities, event["name"]
+        about = json.dumps(event["about"], sort_keys=True)
+        # Two runs on the same data are found by their digest.
+        digest = hashlib.sha256(f"{name} {about}".encode()).hexdigest()[:8]
+        source = json.dumps({"task": name})
+        known = entities.Dataset(name, digest, "code", source, profile=about)
+        context = [entities.InputTag("mlflow.data.context", event["context"])]
+        self._client.log_inputs(self._id(event["run"]), [entities.DatasetInput(known, context)])
 
     def _text(self, event: Event) -> None:
         self._client.log_text(self._id(event["run"]), event["text"], event["name"])
@@ -175,18 +224,19 @@ class Store:
         if model is None and self._doubtful():
             found = self._client.search_logged_models([self.told.experiment], f"tags.decoct_key = '{key}'")
             model = found[0].model_id if found else None
-        if model is None and not made:
-            # Two runs may take one and the same model.
+        if model is None:
+            # Two runs may take one and the same model, and what a stage made is the whole run's, too.
             model = next(
                 (id for name, id in self.told.models.items() if name.endswith(f"/{event['name']}")), None
             )
         if model is None:
-            plain = "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in event["name"])
+            title, note = event.get("title") or event["name"], event.get("note")
+            plain = "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in title)
             model = self._client.create_logged_model(
                 self.told.experiment,
                 name=plain,
                 source_run_id=run if made else None,
-                tags={"decoct_key": key},
+                tags={"decoct_key": key, **({"mlflow.note.content": note} if note else {})},
                 params=event["params"],
                 model_type="student" if made else "teacher",
             ).model_id

@@ -20,10 +20,12 @@ from reports.mirror import Event, Mirror
 from reports.record import Record
 from reports.store import Store
 
-__all__ = ["MLflow", "Record", "Role", "Silent", "Status", "Tracker", "flatten", "tracker"]
+__all__ = ["NOTE", "MLflow", "Record", "Role", "Silent", "Status", "Tracker", "flatten", "tracker"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Role = Literal["input", "output"]
+NOTE = "mlflow.note.content"
+"""the tag that MLflow shows as a run's description"""
 
 
 class Tracker(Protocol):
@@ -49,14 +51,17 @@ class Tracker(Protocol):
     ) -> None:
         """Numbers at a step; the same ones told again, as after a resume, count once."""
 
-    def tag(self, run: str, tags: Mapping[str, str]) -> None:
-        """Say more of a run that was begun before; a tag of the same name is replaced."""
-
     def artifact(self, run: str, path: Path, folder: str = "") -> None:
         """A file, or a folder with all that is in it, kept under `folder`."""
 
     def text(self, run: str, text: str, name: str) -> None:
         """Text, kept as a file of that name."""
+
+    def tags(self, run: str, values: Mapping[str, str]) -> None:
+        """Words to find a run by; one of the same name is replaced. `NOTE` is its description, in markdown."""
+
+    def data(self, run: str, name: str, context: str, about: Mapping[str, object]) -> None:
+        """Data that the run read: what they are called, who read them for what, and how many."""
 
     def model(
         self,
@@ -66,9 +71,14 @@ class Tracker(Protocol):
         *,
         step: int = 0,
         params: Mapping[str, object] = ...,
+        title: str | None = None,
+        note: str | None = None,
         files: Path | None = None,
     ) -> None:
-        """A model that the run took (a teacher) or made (a student), with the folder of its files if any."""
+        """A model that the run took (a teacher) or made (a student), with the folder of its files if any.
+
+        One `name` is one model, whichever runs tell of it; `title` is what a reader sees, `note` its description.
+        """
 
     def register(
         self,
@@ -103,13 +113,16 @@ class Silent:
     ) -> None:
         """Nothing."""
 
-    def tag(self, run: str, tags: Mapping[str, str]) -> None:
-        """Nothing."""
-
     def artifact(self, run: str, path: Path, folder: str = "") -> None:
         """Nothing."""
 
     def text(self, run: str, text: str, name: str) -> None:
+        """Nothing."""
+
+    def tags(self, run: str, values: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def data(self, run: str, name: str, context: str, about: Mapping[str, object]) -> None:
         """Nothing."""
 
     def model(self, run: str, name: str, role: Role, **_: Any) -> None:
@@ -238,11 +251,6 @@ class MLflow:
             numbers = {name: float(value) for name, value in fresh.items()}
             self._write({"do": "metrics", "run": run, "step": step, "values": numbers, "model": model})
 
-    def tag(self, run: str, tags: Mapping[str, str]) -> None:
-        """More tags for a run; one of the same name is replaced."""
-        self._known(run)
-        self._write({"do": "tag", "run": run, "tags": dict(tags)})
-
     def artifact(self, run: str, path: Path, folder: str = "") -> None:
         """A file, or a folder with all that is in it; a file of this name sent before is replaced."""
         self._known(run)
@@ -253,6 +261,17 @@ class MLflow:
         self._known(run)
         self._once({"do": "text", "run": run, "text": text, "name": name})
 
+    def tags(self, run: str, values: Mapping[str, str]) -> None:
+        """Words to find a run by; one of the same name is replaced. `NOTE` is its description, in markdown."""
+        self._known(run)
+        self._once({"do": "tags", "run": run, "tags": {key: str(value) for key, value in values.items()}})
+
+    def data(self, run: str, name: str, context: str, about: Mapping[str, object]) -> None:
+        """A data set among the run's inputs: what it is called, who read it for what, and how many."""
+        self._known(run)
+        plain = {key: str(value) for key, value in about.items()}
+        self._once({"do": "data", "run": run, "name": name, "context": context, "about": plain})
+
     def model(
         self,
         run: str,
@@ -261,6 +280,8 @@ class MLflow:
         *,
         step: int = 0,
         params: Mapping[str, object] | None = None,
+        title: str | None = None,
+        note: str | None = None,
         files: Path | None = None,
     ) -> None:
         """A LoggedModel that the run took (role "input") or made ("output"), with its files if any."""
@@ -268,6 +289,7 @@ class MLflow:
         texts = {key: str(value) for key, value in (params or {}).items()}
         path = str(files.resolve()) if files else None
         about = {"name": name, "role": role, "step": step, "params": texts, "path": path}
+        about |= {key: text for key, text in (("title", title), ("note", note)) if text}
         self._once({"do": "model", "run": run, **about})
 
     def register(

@@ -145,6 +145,11 @@ def card(folder: str | Path) -> dict[str, Any]:
     return found
 
 
+def amend(folder: str | Path, **more: Any) -> None:
+    """Add JSON values to what card.json says. Raises as `card` does."""
+    write_json(Path(folder) / "card.json", {**card(folder), **more})
+
+
 def bytes_on_disk(folder: str | Path) -> int:
     """Size of weights.safetensors in bytes: the file that is shipped, and the cost named `cost/bytes`."""
     return (Path(folder) / "weights.safetensors").stat().st_size

@@ -51,11 +51,15 @@ class Batch:
 
     Of a graph: features (n, width) and edges (2, E), targets of all nodes in order, those below 0 (NaN, where several
     labels may hold) of nodes that belong to another split, and `part`. `part` is there where features never change.
+
+    rows  (n,) which samples of the data these are, as whole numbers that tell the samples of a split apart; None where
+          the data give them none
     """
 
     inputs: tuple[Tensor, ...]
     target: Tensor | None = None
     part: Part | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])

@@ -103,7 +103,7 @@ class CloudSplits(Splits):
             if generator is not None and split is Split.TRAIN and self._augment:
                 stretch, shift = torch.rand((2, len(clouds), 1, 3), generator=generator)
                 clouds = clouds * (2 / 3 + stretch * (3 / 2 - 2 / 3)) + 0.4 * (shift - 0.5)
-            yield Batch((clouds.to(device),), labels[chosen].to(device))
+            yield Batch((clouds.to(device),), labels[chosen].to(device), rows=chosen)
 
 
 @spec

@@ -89,7 +89,8 @@ class PixelSplits(Splits):
                 images, labels = self._augment(images, labels, generator)
             pixels = images.to(device).float() * self._scale.to(device) + self._shift.to(device)
             truth = labels.to(device).long()
-            yield Batch((pixels.permute(0, 3, 1, 2),), truth.masked_fill_(truth == VOID, IGNORED))
+            masks = truth.masked_fill_(truth == VOID, IGNORED)
+            yield Batch((pixels.permute(0, 3, 1, 2),), masks, rows=chosen)
 
     def _augment(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The same window, and the same mirror, for an image and for its labels."""

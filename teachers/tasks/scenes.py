@@ -120,7 +120,7 @@ class SceneSplits(Splits):
         steps = self.steps(split) if generator is not None else -(-len(rows) // self._batch)
         for step in range(steps):
             chosen = rows[step * self._batch : (step + 1) * self._batch]
-            yield Batch((images[chosen].to(device),), truth[chosen].to(device))
+            yield Batch((images[chosen].to(device),), truth[chosen].to(device), rows=chosen)
 
 
 def _draw(count: int, size: int, noise: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

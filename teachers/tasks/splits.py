@@ -168,7 +168,7 @@ class MemorySplits(Splits):
             if generator is not None and split is Split.TRAIN:
                 pixels = self._augment(pixels, generator)
             images = pixels.to(torch.float32).mul_(scale).add_(shift).permute(0, 3, 1, 2)
-            yield Batch((images,), self._labels[split][chosen].to(device))
+            yield Batch((images,), self._labels[split][chosen].to(device), rows=chosen)
 
     def _augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         if not (self._crop or self._flip):

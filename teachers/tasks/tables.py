@@ -109,4 +109,4 @@ class TableSplits(Splits):
         steps = self.steps(split) if generator is not None else -(-len(chosen) // self._batch)
         for step in range(steps):
             some = chosen[step * self._batch : (step + 1) * self._batch]
-            yield Batch((self._rows[some].to(device),), self._labels[some].to(device))
+            yield Batch((self._rows[some].to(device),), self._labels[some].to(device), rows=some)

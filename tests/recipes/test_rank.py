@@ -221,8 +221,8 @@ def test_the_command_and_mlflow(bench: Workshop, tmp_path: Path, capsys: pytest.
     assert experiment is not None
     found_runs = client.search_runs([experiment.experiment_id])
     runs = {found.info.run_name: client.get_run(found.info.run_id) for found in found_runs}
-    top = runs["tracked"]
-    stage = next(found for name, found in runs.items() if name.startswith("01-depara"))
+    top = runs["tracked, seed 0"]
+    stage = next(found for name, found in runs.items() if name == "1 DEPARA")
     for found in (top, stage):
         assert len(found.inputs.model_inputs) == 4
         assert not found.outputs.model_outputs
