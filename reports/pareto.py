@@ -12,6 +12,10 @@ from reports.plots import _scale, _ticks, milliseconds, short, size
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 500.0, 34.0, 260.0
 _LINE, _LETTER = 13.0, 6.7  # a name's height, and the width of one of its letters, in the picture's units
 _NAMED = 14  # with more points than this only those of the frontier are named
+_STYLE = (
+    ".pareto .whisker{fill:none;stroke:var(--now);stroke-width:1.4}.pareto .pale{opacity:.4}"
+    ".pareto .ring{fill:var(--card);stroke:var(--now);stroke-width:2}.pareto .lead{stroke:var(--dim);stroke-width:.8}"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def pictures(costs: Sequence[tuple[str, str, Sequence[Spot]]], metric: str) -> s
     """
     drawn = [pareto(points, label, metric, _FORMS[unit]) for label, unit, points in costs]
     panels = "".join(f"<div>{one}</div>" for one in drawn if one)
-    return f'<div class="panels broad">{panels}</div>' if panels else ""
+    wide = "grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))"
+    return f'<div class="panels" style="{wide}">{panels}</div>' if panels else ""
 
 
 def pareto(points: Sequence[Spot], label: str, metric: str, form: Callable[[float], str] = short) -> str:
@@ -90,7 +95,7 @@ def pareto(points: Sequence[Spot], label: str, metric: str, form: Callable[[floa
     names = "".join(_names(known, best, places))
     return (
         f'<svg class="pareto" viewBox="0 0 520 300" role="img" aria-label="{escape(metric)} against {escape(label)}">'
-        f'{grid}<polyline points="{line}"/>{dots}{names}'
+        f'<style>{_STYLE}</style>{grid}<polyline points="{line}"/>{dots}{names}'
         f'<text x="4" y="14">{escape(metric)}, higher is better</text>'
         f'<text x="{RIGHT}" y="{BOTTOM + 36}" text-anchor="end">{escape(label)}, less is better</text></svg>'
     )
