@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from reports import plots
 from reports.paired import Paired, Told, verdict
 
-COLUMNS = ("recipe", "seeds", "test", "95 %", "MACs", "params", "file", "latency", "of teacher", "minutes")
+COLUMNS = ("recipe", "seeds", "test", "95 %", "MACs", "params", "file", "latency", "of teacher", "took")
 _DATA = (
     "recipe", "seeds", "metric", "score", "score_low", "score_high", "macs", "params", "bytes",
     "latency_ms_p50_b1", "latency_of_teacher", "minutes", "against", "verdict", "difference", "seeds_low",
@@ -198,7 +198,7 @@ def cells(row: Row) -> tuple[str, ...]:
         plots.size(round(cost["bytes"]) if "bytes" in cost else None),
         time if node is not None or time == "–" else f"{time} ms",
         "–" if row.share is None else f"{100 * row.share:.0f} %",
-        "–" if row.minutes is None else f"{row.minutes:.2g}" if row.minutes < 10 else f"{row.minutes:.0f}",
+        "–" if row.minutes is None else plots.duration(60 * row.minutes),
     )
 
 

@@ -32,11 +32,18 @@ _READ = (
 )
 
 
+_STYLE = (
+    "<style>.stack{overflow-x:auto}details{margin-top:12px}summary{cursor:pointer;color:var(--dim);font-size:13px}"
+    "@media (max-width:760px){.stack tr{grid-template-columns:1fr}.stack td{gap:16px;text-align:right!important}"
+    ".stack td::before{flex:none;max-width:60%}}</style>"
+)
+
+
 def write(path: Path, made: Comparison) -> None:
     """Write the page, atomically."""
     frame = Template(Path(__file__).with_name("frame.html").read_text(encoding="utf-8"))
     sections = (
-        _section("Side by side", _grid(COLUMNS, [cells(row) for row in made.rows]) + _dim(_small())),
+        _STYLE + _section("Side by side", _grid(COLUMNS, [cells(row) for row in made.rows]) + _dim(_small())),
         _section("What is paid, and what is had", _pareto(made)),
         _section("Differences", _differences(made)),
         _section("What the recipes do differently", _fields(made)),
@@ -79,14 +86,14 @@ def _tiles(made: Comparison) -> str:
             )
         )
         for label, name, form, word in (
-            ("MACs of one input", "macs", plots.short, "of it"),
-            ("parameters", "params", plots.short, "of it"),
-            ("file", "bytes", lambda value: plots.size(round(value)), "of it"),
+            ("MACs of one input", "macs", plots.short, "of the first"),
+            ("parameters", "params", plots.short, "of the first"),
+            ("file", "bytes", lambda value: plots.size(round(value)), "of the first"),
             (
                 "latency, batch 1",
                 "latency_ms_p50_b1",
                 lambda value: f"{plots.milliseconds(value)} ms",
-                "of it",
+                "of the first",
             ),
         ):
             old, new = first.cost.get(name), other.cost.get(name)
@@ -97,16 +104,16 @@ def _tiles(made: Comparison) -> str:
         if first.minutes and other.minutes:
             tiles.append(
                 (
-                    "minutes to get there",
-                    f"{other.minutes:.2g}",
-                    f"{escape(first.label)}: {first.minutes:.2g}",
+                    "time it took",
+                    plots.duration(60 * other.minutes),
+                    f"{escape(first.label)}: {plots.duration(60 * first.minutes)}",
                 )
             )
     else:
         best = max(made.rows, key=lambda row: row.score)
         tiles = [
             ("recipes", str(len(made.rows)), f"all against {escape(first.label)}"),
-            ("runs", str(len(made.runs)), f"seeds {_seeds(made.rows)}"),
+            ("runs", str(len(made.runs)), f"{_seeds(made.rows)} seeds each"),
             ("test samples", f"{made.samples:,}" if made.samples else "–", escape(made.metric)),
             ("highest mean", f"{100 * best.score:.2f} %", escape(best.label)),
         ]
@@ -125,7 +132,7 @@ def _small() -> str:
     return (
         "Means over seeds. 95 %: of the mean, over seeds and samples. MACs: multiply-accumulates of one input as "
         "executed. Latency: median of a call at batch 1; of teacher: over the teacher's, both taken in turns, which "
-        "machines and days have in common. Minutes: of the stages."
+        "machines and days have in common. Took: the stages, without measuring."
     )
 
 
@@ -240,8 +247,9 @@ def _section(title: str, body: str) -> str:
 
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = False) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    style = ' style="white-space:normal;overflow-wrap:anywhere"' if wide else ""
+    left = ' style="text-align:left"' if wide else ""
+    top = "".join(f"<th{left}>{escape(cell)}</th>" for cell in head)
+    style = ' style="white-space:normal;overflow-wrap:anywhere;text-align:left"' if wide else ""
     body = "".join(
         "<tr>"
         + "".join(
@@ -251,7 +259,7 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = Fa
         + "</tr>"
         for row in rows
     )
-    return f'<div style="overflow-x:auto"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="stack"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _dim(text: str) -> str:

@@ -39,7 +39,7 @@ def forest(branches: Sequence[Branch], metric: str, first: str) -> str:
         return ""
     middle = [number for one in branches for number in (one.value, *one.apart)]
     span = max(max(middle) - min(middle), max(map(abs, middle)), 0.1)
-    # An interval of two seeds can be a hundred times as wide as anything else there is to see: it leaves the picture.
+    # An interval of two seeds can be a hundred times as wide as all else: it leaves the picture.
     reach = (min(*middle, 0.0) - 1.5 * span, max(*middle, 0.0) + 1.5 * span)
     ends = [end for one in branches for pair in (one.seeds, one.both) if pair for end in pair]
     low = min([*middle, 0.0, *(max(end, reach[0]) for end in ends)])
@@ -71,7 +71,7 @@ def forest(branches: Sequence[Branch], metric: str, first: str) -> str:
             f'<circle cx="{x(one.value):.1f}" cy="{y:.1f}" r="4.5"/>{rings}</g>'
         )
     return (
-        f'<svg class="forest" viewBox="0 0 660 {bottom + 36:.0f}" role="img" '
+        f'<svg class="forest" style="max-width:760px" viewBox="0 0 660 {bottom + 44:.0f}" role="img" '
         f'aria-label="differences of {escape(metric)}"><style>{_STYLE}</style>{"".join(parts)}'
         f'<text x="{LEFT}" y="14">points of {escape(metric)} more than {escape(first)}</text></svg>'
     )

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import bdtr, stdtr, stdtrit  # scipy.stats takes seconds to import
 
 from reports.evaluate import wilson
 
@@ -131,14 +132,12 @@ def over_seeds(apart: Sequence[float]) -> Told:
 
     Equal differences leave t nothing to go by: p is 1 where they are 0, and else None.
     """
-    from scipy.stats import t
-
     count, mean = len(apart), math.fsum(apart) / len(apart)
     error = float(np.std(apart, ddof=1)) / math.sqrt(count)
     if error < _FLAT:
         return Told(mean, mean, mean, 1.0 if abs(mean) < _FLAT else None)
-    half = float(t.ppf(1 - LEVEL / 2, count - 1)) * error
-    return Told(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / error, count - 1)))
+    half = float(stdtrit(count - 1, 1 - LEVEL / 2)) * error
+    return Told(mean, mean - half, mean + half, float(2 * stdtr(count - 1, -abs(mean) / error)))
 
 
 def over_both(table: Merits, draws: int = _DRAWS) -> Told:
@@ -183,11 +182,10 @@ def swap(apart: Merits, seed: int | None) -> Swap:
     """McNemar's exact test of differences (...) in {-1, 0, 1}: of the samples that one alone had right, are as many
     the one's as the other's?  p = binomial test of `better` among `better + worse`, at 1/2.
     """
-    from scipy.stats import binomtest
-
     better, worse = int((apart > 0).sum()), int((apart < 0).sum())
-    p = float(binomtest(better, better + worse, 0.5).pvalue) if better + worse else 1.0
-    return Swap(seed, better, worse, min(1.0, p))
+    # The binomial at 1/2 is symmetric: both tails are the smaller one, twice.
+    tail = float(bdtr(min(better, worse), better + worse, 0.5))
+    return Swap(seed, better, worse, min(1.0, 2 * tail))
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
@@ -221,11 +219,9 @@ def spread(scores: Sequence[float], samples: int | None) -> tuple[float, float]:
     The two are independent, so their distances from the mean add up as squares. Scores of one seed have the latter
     alone, and where the number of samples is not known there is only the former; both ends lie in [0, 1].
     """
-    from scipy.stats import t
-
     count, mean = len(scores), math.fsum(scores) / len(scores)
     low, high = wilson(min(max(mean, 0.0), 1.0), samples) if samples else (mean, mean)
     half = 0.0
     if count > 1:
-        half = float(t.ppf(1 - LEVEL / 2, count - 1) * np.std(scores, ddof=1)) / math.sqrt(count)
+        half = float(stdtrit(count - 1, 1 - LEVEL / 2) * np.std(scores, ddof=1)) / math.sqrt(count)
     return max(0.0, mean - math.hypot(mean - low, half)), min(1.0, mean + math.hypot(high - mean, half))

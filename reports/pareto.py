@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from reports.plots import _scale, _ticks, milliseconds, short, size
 
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 500.0, 34.0, 260.0
 _LINE, _LETTER = 13.0, 6.7  # a name's height, and the width of one of its letters, in the picture's units
-_NAMED = 14  # with more points than this only those of the frontier are named
+_NAMED = 14  # with more points than this only those of the frontier are named, and the teacher
 _STYLE = (
     ".pareto .whisker{fill:none;stroke:var(--now);stroke-width:1.4}.pareto .pale{opacity:.4}"
     ".pareto .ring{fill:var(--card);stroke:var(--now);stroke-width:2}.pareto .lead{stroke:var(--dim);stroke-width:.8}"
 )
+
+
+Unit = Literal["count", "bytes", "ms"]
 
 
 @dataclass(frozen=True)
@@ -46,18 +51,18 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-def pictures(costs: Sequence[tuple[str, str, Sequence[Spot]]], metric: str) -> str:
+def pictures(costs: Sequence[tuple[str, Unit, Sequence[Spot]]], metric: str) -> str:
     """Panels side by side, one a cost that at least two points have: (label, unit, points); HTML.
 
-    unit  "count", "bytes" or "ms", for the marks of the axis
+    unit  for the marks of the axis
     """
-    drawn = [pareto(points, label, metric, _FORMS[unit]) for label, unit, points in costs]
+    drawn = [pareto(points, label, metric, unit) for label, unit, points in costs]
     panels = "".join(f"<div>{one}</div>" for one in drawn if one)
     wide = "grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))"
     return f'<div class="panels" style="{wide}">{panels}</div>' if panels else ""
 
 
-def pareto(points: Sequence[Spot], label: str, metric: str, form: Callable[[float], str] = short) -> str:
+def pareto(points: Sequence[Spot], label: str, metric: str, unit: Unit = "count") -> str:
     """One picture, the cost to the right and the score upwards; empty with fewer than two points that have the cost.
 
     The cost's axis is logarithmic where the largest is over ten times the smallest, and begins at 0 elsewhere. Names
@@ -68,7 +73,8 @@ def pareto(points: Sequence[Spot], label: str, metric: str, form: Callable[[floa
         return ""
     costs = [float(spot.cost or 0) for spot in known]
     best = frontier(list(zip(costs, (spot.score for spot in known), strict=True)))
-    across, marks = _costs(costs)
+    form = _FORMS[unit]
+    across, marks = _costs(costs, 1024.0 if unit == "bytes" else 1000.0)
     low, high = _scores(known)
     up = _scale(low, high, BOTTOM, TOP)
     places = [(across(cost), up(100 * spot.score)) for cost, spot in zip(costs, known, strict=True)]
@@ -92,7 +98,13 @@ def pareto(points: Sequence[Spot], label: str, metric: str, form: Callable[[floa
         dots += f'<g{pale}><title>{escape(told)}</title>{bar}<circle{ring} cx="{x:.1f}" cy="{y:.1f}" r="4.5"/></g>'
     steps = sorted(place for place, sure in zip(places, best, strict=True) if sure)
     line = _stairs(steps)
-    names = "".join(_names(known, best, places))
+    ends = [
+        (x, up(max(low, 100 * spot.low)), up(min(high, 100 * spot.high)))
+        for spot, (x, _) in zip(known, places, strict=True)
+        if spot.low is not None and spot.high is not None
+    ]
+    lines = [(x - 1, top, x + 1, down) for x, down, top in ends] + _boxes(steps)
+    names = "".join(_names(known, best, places, lines))
     return (
         f'<svg class="pareto" viewBox="0 0 520 300" role="img" aria-label="{escape(metric)} against {escape(label)}">'
         f'<style>{_STYLE}</style>{grid}<polyline points="{line}"/>{dots}{names}'
@@ -109,22 +121,22 @@ def _ms(value: float) -> str:
     return f"{milliseconds(value)} ms"
 
 
-_FORMS: dict[str, Callable[[float], str]] = {"count": short, "bytes": _bytes, "ms": _ms}
+_FORMS: dict[Unit, Callable[[float], str]] = {"count": short, "bytes": _bytes, "ms": _ms}
 
 
-def _costs(costs: Sequence[float]) -> tuple[Callable[[float], float], list[float]]:
-    """The map from cost to the picture, and the marks of its axis."""
+def _costs(costs: Sequence[float], base: float) -> tuple[Callable[[float], float], list[float]]:
+    """The map from cost to the picture, and the marks of its axis: round in units of base, base^2, ..."""
     least, most = min(costs), max(costs)
     if most <= 10 * least:
-        return _scale(0, 1.12 * most, LEFT, RIGHT), _ticks(0, 1.12 * most)
+        unit = base ** math.floor(math.log(most, base)) if most >= base else 1.0
+        marks = [unit * mark for mark in _ticks(0, 1.12 * most / unit)]
+        return _scale(0, 1.12 * most, LEFT, RIGHT), marks
     low, high = math.log10(least) - 0.08, math.log10(most) + 0.12
     scale = _scale(low, high, LEFT, RIGHT)
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    marks = [nice * 10.0**power for power in powers for nice in (1, 2, 5)]
-    shown = [mark for mark in marks if low <= math.log10(mark) <= high]
-    # Of many powers the tens alone.
-    shown = shown if len(shown) <= 6 else [mark for mark in shown if math.log10(mark) % 1 < 1e-9]
-    return lambda cost: scale(math.log10(cost)), shown
+    nice = (1, 4, 16, 64, 256) if base == 1024 else (1, 2, 5, 10, 20, 50, 100, 200, 500)
+    found = [step * base**power for power in range(-3, 6) for step in nice]
+    shown = [mark for mark in found if low <= math.log10(mark) <= high]
+    return lambda cost: scale(math.log10(cost)), shown[:: math.ceil(len(shown) / 7)]
 
 
 def _scores(points: Sequence[Spot]) -> tuple[float, float]:
@@ -157,19 +169,33 @@ def _stairs(places: Sequence[tuple[float, float]]) -> str:
 _Box = tuple[float, float, float, float]
 
 
+def _boxes(steps: Sequence[tuple[float, float]]) -> list[_Box]:
+    """What the frontier's line covers."""
+    corners = [tuple(map(float, pair.split(","))) for pair in _stairs(steps).split()]
+    return [
+        (min(x, to) - 1, min(y, end) - 1, max(x, to) + 1, max(y, end) + 1)
+        for (x, y), (to, end) in itertools.pairwise(corners)
+    ]
+
+
 def _names(
-    points: Sequence[Spot], best: Sequence[bool], places: Sequence[tuple[float, float]]
+    points: Sequence[Spot],
+    best: Sequence[bool],
+    places: Sequence[tuple[float, float]],
+    lines: Sequence[_Box],
 ) -> Iterator[str]:
-    """Names beside their points, the frontier's first, none over another name or a point."""
+    """Names beside their points, the frontier's first, none over another name or a point, nor a line if it can be."""
     taken: list[_Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     order = sorted(range(len(points)), key=lambda n: (not best[n], points[n].kind != "teacher", places[n]))
     for number in order:
-        if len(points) > _NAMED and not best[number]:
+        if len(points) > _NAMED and not (best[number] or points[number].kind):
             continue
         x, y = places[number]
         name = points[number].name if len(points[number].name) <= 30 else f"{points[number].name[:29]}…"
         wide = _LETTER * len(name)
-        for away, box in _around(x, y, wide):
+        around = list(_around(x, y, wide))
+        clear = [(away, box) for away, box in around if not any(_meet(box, line) for line in lines)]
+        for away, box in (*clear[:40], *around):
             if not any(_meet(box, other) for other in taken):
                 taken.append(box)
                 pale = "" if best[number] else " pale"

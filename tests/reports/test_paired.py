@@ -50,6 +50,8 @@ def test_mcnemar_is_a_sum_of_binomials(better: int, worse: int) -> None:
     n, k = better + worse, min(better, worse)
     tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
     assert found.p == pytest.approx(min(1.0, 2 * tail))
+    if n:
+        assert found.p == pytest.approx(stats.binomtest(better, n).pvalue)
     assert (found.seed, found.better, found.worse) == (3, better, worse)
 
 
