@@ -102,7 +102,7 @@ def compare(outcomes: Sequence[Outcome], trust: tuple[str, ...], notes: Sequence
             left_out.append(other)
             continue
         said += _missing(first, other, shared)
-        found.append((other, *_pair(first, other, shared)))
+        found.append((other, *_pair(first, other, shared, len(others))))
     if not found:
         raise ValueError(
             f"no seed is shared: {first.label} was run with {_listed(first.runs)}, "
@@ -133,7 +133,7 @@ def compare(outcomes: Sequence[Outcome], trust: tuple[str, ...], notes: Sequence
     )
 
 
-def _pair(first: Side, other: Side, shared: Sequence[int]) -> tuple[Paired, bool]:
+def _pair(first: Side, other: Side, shared: Sequence[int], family: int) -> tuple[Paired, bool]:
     """What is found, and whether answers are labels."""
     pairs = {seed: (first.runs[seed], other.runs[seed]) for seed in shared}
     scores = {seed: (one.score or 0.0, its.score or 0.0) for seed, (one, its) in pairs.items()}
@@ -143,7 +143,7 @@ def _pair(first: Side, other: Side, shared: Sequence[int]) -> tuple[Paired, bool
             return paired(scores), labels
         labels = labels and one.decisions.targets is not None
         merits[seed] = (one.decisions.merit.numpy(), its.decisions.merit.numpy())
-    return paired(scores, merits, labels=labels), labels
+    return paired(scores, merits, labels=labels, family=family), labels
 
 
 def _missing(first: Side, other: Side, shared: Sequence[int]) -> list[str]:

@@ -36,6 +36,8 @@ def contest(
         raise ValueError(
             "name what to compare: two pages at least, folders of finished runs, or --experiment NAME of MLflow"
         )
+    if twice := [word for word in asked.what if asked.what.count(word) > 1]:
+        raise ValueError(f"{twice[0]} is named twice: what can be compared are recipes that differ")
     places = {word: place for word in asked.what if (place := Path(word)).is_dir()}
     pages = {word: recipe_of(word) for word in asked.what if word not in places}
     if len(asked.what) < 2 and pages:
@@ -55,7 +57,7 @@ def contest(
         made = of_pages(list(pages.values()), asked.seeds or SEEDS, workshop, display, trust)
         for word, outcomes in zip(pages, made, strict=True):
             found[word] = outcomes
-    ordered = [outcome for word in dict.fromkeys(asked.what) for outcome in found[word]]
+    ordered = [outcome for word in asked.what for outcome in found[word]]
     show(compare(ordered, trust, notes), display, csv=asked.csv, html=asked.html)
 
 

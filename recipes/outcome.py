@@ -179,7 +179,7 @@ def scored(side: Side) -> tuple[Side, list[str]]:
             )
         elif not math.isfinite(run.score):
             notes.append(
-                f"{side.label}, seed {seed} ({run.where}) has a {run.metric} of {run.score} and is left out: "
+                f"{side.label}, seed {seed} ({run.where}) has {run.metric} {run.score} and is left out: "
                 "look at that run, a student that diverged is no seed among others"
             )
         else:

@@ -90,11 +90,13 @@ def paired(
     merits: Mapping[int, tuple[Merits, Merits]] | None = None,
     *,
     labels: bool = True,
+    family: int = 1,
 ) -> Paired:
     """Compare two recipes; pairs are (first, other), by seed.
 
     merits  of all seeds or None; (samples,) each
     labels  whether merits are of right and wrong labels, so that McNemar's test says something of them
+    family  how many are compared: the bootstrap draws more of many, or none of them could have a p that is small enough
 
     Raises ValueError without a seed, for a score that is no finite number, and for merits of unlike lengths.
     """
@@ -113,7 +115,7 @@ def paired(
             raise ValueError(f"answers to {sorted(lengths)} samples cannot be set side by side")
         (samples,) = lengths
         table = np.stack([merits[seed][1] - merits[seed][0] for seed in seeds])
-        both, equal = over_both(table), not table.any()
+        both, equal = over_both(table, max(_DRAWS, 100 * family)), not table.any()
         if labels:
             swaps = tuple(swap(row, seed) for seed, row in zip(seeds, table, strict=True))
             pooled = swap(table, None)
