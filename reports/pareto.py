@@ -98,12 +98,12 @@ def pareto(points: Sequence[Spot], label: str, metric: str, unit: Unit = "count"
         dots += f'<g{pale}><title>{escape(told)}</title>{bar}<circle{ring} cx="{x:.1f}" cy="{y:.1f}" r="4.5"/></g>'
     steps = sorted(place for place, sure in zip(places, best, strict=True) if sure)
     line = _stairs(steps)
-    ends = [
+    reaches = [
         (x, up(max(low, 100 * spot.low)), up(min(high, 100 * spot.high)))
         for spot, (x, _) in zip(known, places, strict=True)
         if spot.low is not None and spot.high is not None
     ]
-    lines = [(x - 1, top, x + 1, down) for x, down, top in ends] + _boxes(steps)
+    lines = [(x - 1, top, x + 1, down) for x, down, top in reaches] + _boxes(steps)
     names = "".join(_names(known, best, places, lines))
     return (
         f'<svg class="pareto" viewBox="0 0 520 300" role="img" aria-label="{escape(metric)} against {escape(label)}">'

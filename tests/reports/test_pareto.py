@@ -70,7 +70,7 @@ def test_dominated_is_paler_and_the_teacher_a_ring() -> None:
     }
     assert told == {"teacher": None, "good": None, "<bad>": "pale"}
     assert svg.count('class="ring"') == 1
-    assert svg.count("whisker") == 1
+    assert svg.count('class="whisker"') == 1
     (line,) = tree.iter("polyline")
     # From the first of the frontier to the right, then up, and on to the edge.
     corners = [tuple(map(float, pair.split(","))) for pair in line.get("points", "").split()]
