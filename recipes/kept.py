@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +56,8 @@ def of_experiment(
         older = len(found) - len(latest)
         notes.append(f"{older} older run{'s' if older > 1 else ''} of the same recipe and seed left out")
     outcomes = _filled(shelf, list(latest.values()), into)
+    if shelf.lost:
+        notes.append(f"{len(shelf.lost)} artifacts could not be fetched, the first because: {shelf.lost[0]}")
     order = _order(names)
     outcomes.sort(key=lambda outcome: (order(outcome.name), outcome.began))
     return outcomes, notes
@@ -74,7 +76,7 @@ def _chosen(runs: Sequence[Kept], names: Sequence[str], experiment: str) -> list
     ]
 
 
-def _order(names: Sequence[str]):  # type: ignore[no-untyped-def]
+def _order(names: Sequence[str]) -> Callable[[str], int]:
     def place(name: str) -> int:
         return next((n for n, pattern in enumerate(names) if fnmatch.fnmatchcase(name, pattern)), 0)
 

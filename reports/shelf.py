@@ -40,6 +40,8 @@ class Shelf:
     uri       of the store: sqlite:///path, http://host:port, or whatever else mlflow takes
     patience  seconds a server has for one answer
 
+    lost      why artifacts could not be fetched, a line each
+
     Raises ValueError for an address that is none, and OSError where the store cannot be reached, or says no.
     """
 
@@ -55,6 +57,7 @@ class Shelf:
                 f"there is no store {database}: name it with --tracking, or the folder with --runs"
             )
         self.uri, self._patience = uri, patience
+        self.lost: list[str] = []
         with self._calls():
             import logging
 
@@ -100,7 +103,8 @@ class Shelf:
     ) -> dict[str, dict[str, Path]]:
         """The artifacts wanted of every run that can be had within `patience` seconds, by run and name.
 
-        Those of a local store are not copied; what is not there is left out.
+        Those of a local store are not copied. What is not there is left out; of what a server did not give, or not in
+        time, `lost` says why.
         """
         found: dict[str, dict[str, Path]] = {run: {} for run in wanted}
         far: list[tuple[str, str]] = []
@@ -122,7 +126,8 @@ class Shelf:
                     if (path := job.result()) is not None:
                         found[run][name] = path
             except Late:
-                pass  # what came in time is compared; who asked sees what is missing
+                late = sum(not job.done() for job in jobs)
+                self.lost += [f"the store did not send it within {patience:g} s"] * late
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
         return found
@@ -132,7 +137,8 @@ class Shelf:
         home.mkdir(parents=True, exist_ok=True)
         try:
             return Path(self._client.download_artifacts(run, name, str(home)))
-        except Exception:  # mlflow raises anything for a file that is not there
+        except Exception as problem:  # mlflow raises anything for a file that is not there
+            self.lost.append((str(problem).strip().splitlines() or [type(problem).__name__])[0][:200])
             return None
 
     @contextmanager

@@ -344,6 +344,48 @@ def test_the_command_on_an_experiment(kept: tuple[Path, str], capsys: pytest.Cap
     assert line.partition("; p ")[0] in out
 
 
+def _without_decisions(home: Path, folder: Path) -> str:
+    """A copy of the store, in which one run of recipe-00 has no decisions."""
+    shutil.copytree(home, folder / "copy")
+    uri = f"sqlite:///{folder}/copy/mlflow.db"
+    with sqlite3.connect(folder / "copy" / "mlflow.db") as database:
+        run, where = database.execute(
+            "SELECT runs.run_uuid, artifact_uri FROM runs JOIN params ON runs.run_uuid = params.run_uuid "
+            "WHERE params.value = 'recipe-00' ORDER BY end_time DESC LIMIT 1"
+        ).fetchone()
+        new = folder / "thinned"
+        shutil.copytree(where.removeprefix("file://"), new)
+        (new / "decisions.safetensors").unlink()
+        database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (new.as_uri(), run))
+    return uri
+
+
+def test_artifacts_that_lie_elsewhere_are_fetched(
+    kept: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, _ = of_experiment(kept[1], "decoct", ["recipe-00", "recipe-01"], tmp_path)
+    monkeypatch.setattr("reports.shelf._folder", lambda uri: None)
+    far, _ = of_experiment(kept[1], "decoct", ["recipe-00", "recipe-01"], tmp_path)
+    assert all(one.file is not None and one.file.is_relative_to(tmp_path) for one in far)
+    assert not any(one.file is None or one.file.is_relative_to(tmp_path) for one in near)
+    assert compare(far, ()).pairs == compare(near, ()).pairs
+    gone, notes = of_experiment(
+        _without_decisions(kept[0], tmp_path), "decoct", ["recipe-00", "recipe-01"], tmp_path
+    )
+    assert "artifacts could not be fetched, the first because: " in notes[0]
+    assert sum(one.file is None for one in gone) == 1
+    # What does not come in time is left out, and said.
+    monkeypatch.setattr("reports.shelf.Shelf._fetch", lambda *_: time.sleep(0.2))
+    monkeypatch.setattr("reports.shelf.Shelf.fetch.__kwdefaults__", {"patience": 0.05}, raising=False)
+    late, notes = of_experiment(kept[1], "decoct", ["recipe-00", "recipe-01"], tmp_path)
+    assert (
+        "artifacts could not be fetched, the first because: the store did not send it within 0.05 s"
+        in notes[0]
+    )
+    assert all(one.file is None for one in late)
+    assert compare(late, ()).pairs[0].found.seed == compare(near, ()).pairs[0].found.seed
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
