@@ -192,7 +192,7 @@ def _names(
             continue
         x, y = places[number]
         name = points[number].name if len(points[number].name) <= 30 else f"{points[number].name[:29]}…"
-        wide = _LETTER * len(name)
+        wide = math.ceil(_LETTER * len(name))
         around = list(_around(x, y, wide))
         clear = [(away, box) for away, box in around if not any(_meet(box, line) for line in lines)]
         for away, box in (*clear[:40], *around):
@@ -205,7 +205,7 @@ def _names(
                     lead = f'<path class="lead{pale}" d="M{x:.1f} {y:.1f}L{end[0]:.1f} {end[1]:.1f}"/>'
                 yield (
                     f'{lead}<text class="name{pale}" x="{box[0]:.1f}" y="{box[3] - 3:.1f}" '
-                    f'textLength="{wide:.0f}" lengthAdjust="spacingAndGlyphs">{escape(name)}</text>'
+                    f'textLength="{wide}" lengthAdjust="spacingAndGlyphs">{escape(name)}</text>'
                 )
                 break
 
@@ -226,4 +226,6 @@ def _around(x: float, y: float, wide: float) -> Iterator[tuple[bool, _Box]]:
 
 
 def _meet(one: _Box, other: _Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    # Half a unit apart at least: places are written with one digit.
+    across = one[0] < other[2] + 0.5 and other[0] < one[2] + 0.5
+    return across and one[1] < other[3] and other[1] < one[3]

@@ -20,7 +20,7 @@ from recipes.recipe import Recipe
 from reports.evaluate import TestScore, ValScore
 from reports.profile import Profile
 from reports.record import Record
-from reports.track import tracker
+from reports.track import MLflow
 from students.files import write_json, write_text
 from teachers.networks import DigitsCNN
 from teachers.tasks import Toy
@@ -112,7 +112,7 @@ def store(runs: Sequence[Made], home: Path) -> str:
     first, *others = runs
     folder, uri = home / "first", f"sqlite:///{home.resolve()}/mlflow.db"
     put(first, folder)
-    track = tracker(uri, folder, home)
+    track = MLflow(folder, uri)
     tags = {"decoct.hash": digest(first.recipe), "decoct.recipe": first.recipe.name}
     track.begin("run", name=first.recipe.name, params=fields_of(first.recipe), tags=tags)
     for record in _records(first):
@@ -121,7 +121,7 @@ def store(runs: Sequence[Made], home: Path) -> str:
         if (folder / name).exists():
             track.artifact("run", folder / name)
     track.end("run")
-    if track.close():
+    if track.close(patience=300):
         raise RuntimeError(f"{uri} did not take the first run")
     told = json.loads((folder / "tracking.json").read_text(encoding="utf-8"))["stores"][uri]
     with sqlite3.connect(home / "mlflow.db") as database:

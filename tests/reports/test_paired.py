@@ -57,14 +57,14 @@ def test_mcnemar_is_a_sum_of_binomials(better: int, worse: int) -> None:
 
 def test_over_both_against_drawing_one_by_one() -> None:
     table = np.random.default_rng(3).choice([-1.0, 0.0, 1.0], (4, 60), p=[0.1, 0.65, 0.25])
-    told = over_both(table, draws=20000)
+    told = over_both(table, draws=8000)
     generator = np.random.default_rng(1)
     means = []
-    for _ in range(20000):
+    for _ in range(8000):
         rows, columns = generator.integers(4, size=4), generator.integers(60, size=60)
         means.append(table[np.ix_(rows, columns)].mean())
     low, high = np.quantile(means, (0.025, 0.975))
-    assert (told.low, told.high) == pytest.approx((low, high), abs=0.006)
+    assert (told.low, told.high) == pytest.approx((low, high), abs=0.008)
     assert told.value == pytest.approx(table.mean())
 
 
@@ -76,7 +76,7 @@ def test_over_both_of_scores_that_all_differ() -> None:
 
 
 @given(tables)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_swapping_turns_the_sign(table: np.ndarray) -> None:
     right = {n: (np.maximum(-row, 0), np.maximum(row, 0)) for n, row in enumerate(table)}
     scores = {n: (a.mean(), b.mean()) for n, (a, b) in right.items()}
@@ -126,7 +126,7 @@ def test_a_difference_is_told() -> None:
 def test_chance_is_told_as_a_difference_seldom() -> None:
     """Two recipes that are equally good: at most about one in twenty is told, and the strictest test decides."""
     told = 0
-    for seed in range(100):
+    for seed in range(60):
         generator = np.random.default_rng(seed)
         merits = {n: tuple((generator.random((2, 200)) < 0.9).astype(float)) for n in range(4)}
         found = paired({n: (a.mean(), b.mean()) for n, (a, b) in merits.items()}, merits)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_chance_is_told_as_a_difference_seldom() -> None:
         assert found.both is not None
         assert found.p == max(p for p in (found.seed.p, found.both.p) if p is not None)
         told += verdict(found, found.p) != "no difference told"
-    assert told <= 8
+    assert told <= 6
 
 
 def test_ties() -> None:

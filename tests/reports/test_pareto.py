@@ -34,7 +34,7 @@ def boxes(svg: str) -> list[tuple[str, float, float, float]]:
 
 
 @given(st.lists(st.tuples(st.floats(1e3, 1e6), st.floats(0.5, 1)), min_size=2, max_size=14))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_names_do_not_overlap(pairs: list[tuple[float, float]]) -> None:
     spots = [
         Spot(f"recipe-{n}", score, cost, score - 0.02, score + 0.02) for n, (cost, score) in enumerate(pairs)
