@@ -149,6 +149,7 @@ def _pareto(made: Comparison) -> str:
             ("MACs of one input", "count", spots("macs")),
             ("bytes of the file", "bytes", spots("bytes")),
             ("latency at batch 1", "ms", spots("latency_ms_p50_b1")),
+            ("latency of a node", "ms", spots("latency_ms_p50_node")),
         ],
         made.metric,
     )

@@ -19,6 +19,7 @@ from compress import Prune, Recalibrate
 from recipes.__main__ import main
 from recipes.benchmarks.made_runs import TASK, Made, grid, put, recipe, store
 from recipes.compare import compare, of_place
+from recipes.decisions import Decisions
 from recipes.kept import of_experiment
 from recipes.outcome import Outcome, fields_of, of_folder, sides
 from recipes.page import write
@@ -98,6 +99,22 @@ def test_without_decisions_seeds_alone_speak(tmp_path: Path) -> None:
     assert made.pairs[0].found.both is None
     assert made.pairs[0].found.seed is not None
     assert "seeds alone speak" in said(made)
+
+
+def test_samples_with_scores_of_their_own(tmp_path: Path) -> None:
+    outcomes = [*runs(tmp_path, "a", 0.8), *runs(tmp_path, "b", 0.9)]
+    for place, outcome in enumerate(outcomes):
+        scores = torch.rand(50, generator=torch.Generator().manual_seed(place)) / 2 + (
+            0.3 if place > 2 else 0
+        )
+        outcome.__dict__["decisions"] = Decisions(scores, None, None, "task", "inputs", "recipe")
+    made = compare(outcomes, ())
+    (pair,) = made.pairs
+    assert not pair.labels
+    assert pair.found.swaps == ()
+    assert pair.found.both is not None
+    assert pair.found.both.value == pytest.approx(0.3, abs=0.06)
+    assert "mean of the accuracy of every sample by itself is compared, which is not the score" in said(made)
 
 
 def test_missing_seeds_are_named(tmp_path: Path) -> None:
