@@ -97,13 +97,14 @@ def pareto(points: Sequence[Spot], label: str, metric: str, unit: Unit = "count"
         told = f"{spot.name}: {100 * spot.score:.2f} %, {form(float(spot.cost or 0))}"
         dots += f'<g{pale}><title>{escape(told)}</title>{bar}<circle{ring} cx="{x:.1f}" cy="{y:.1f}" r="4.5"/></g>'
     steps = sorted(place for place, sure in zip(places, best, strict=True) if sure)
-    line = _stairs(steps)
+    corners = _stairs(steps)
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
     reaches = [
         (x, up(max(low, 100 * spot.low)), up(min(high, 100 * spot.high)))
         for spot, (x, _) in zip(known, places, strict=True)
         if spot.low is not None and spot.high is not None
     ]
-    lines = [(x - 1, top, x + 1, down) for x, down, top in reaches] + _boxes(steps)
+    lines = [(x - 1, top, x + 1, down) for x, down, top in reaches] + _boxes(corners)
     names = "".join(_names(known, best, places, lines))
     return (
         f'<svg class="pareto" viewBox="0 0 520 300" role="img" aria-label="{escape(metric)} against {escape(label)}">'
@@ -155,23 +156,19 @@ def _scores(points: Sequence[Spot]) -> tuple[float, float]:
     return max(0.0, low - pad), min(100.0, high + pad) if max(scores) < 100 else 100 + pad
 
 
-def _stairs(places: Sequence[tuple[float, float]]) -> str:
-    """The frontier as stairs: paying more brings nothing until the next point; after the last, a line to the right."""
-    if not places:
-        return ""
-    line = [places[0]]
+def _stairs(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The frontier's corners: paying more brings nothing until the next point; after the last, a line to the right."""
+    line = [*places[:1]]
     for x, y in places[1:]:
         line += [(x, line[-1][1]), (x, y)]
-    line.append((RIGHT, line[-1][1]))
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
+    return [*line, (RIGHT, line[-1][1])]
 
 
 _Box = tuple[float, float, float, float]
 
 
-def _boxes(steps: Sequence[tuple[float, float]]) -> list[_Box]:
+def _boxes(corners: Sequence[tuple[float, float]]) -> list[_Box]:
     """What the frontier's line covers."""
-    corners = [tuple(map(float, pair.split(","))) for pair in _stairs(steps).split()]
     return [
         (min(x, to) - 1, min(y, end) - 1, max(x, to) + 1, max(y, end) + 1)
         for (x, y), (to, end) in itertools.pairwise(corners)
