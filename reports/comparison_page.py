@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -22,7 +22,7 @@ from reports.comparison import (
 )
 from reports.files import write_text
 from reports.forest import Branch, forest
-from reports.pareto import Spot, pictures
+from reports.pareto import Spot, Unit, pictures
 
 _READ = (
     "A difference is told only where each test says so: over seeds (Student's t, this test set) and over seeds and "
@@ -85,22 +85,22 @@ def _tiles(made: Comparison) -> str:
                 f"{100 * first.score:.2f} → {100 * other.score:.2f} %",
             )
         )
-        for label, name, form, word in (
-            ("MACs of one input", "macs", plots.short, "of the first"),
-            ("parameters", "params", plots.short, "of the first"),
-            ("file", "bytes", lambda value: plots.size(round(value)), "of the first"),
-            (
-                "latency, batch 1",
-                "latency_ms_p50_b1",
-                lambda value: f"{plots.milliseconds(value)} ms",
-                "of the first",
-            ),
+        for label, name, form in (
+            ("MACs of one input", "macs", plots.short),
+            ("parameters", "params", plots.short),
+            ("file", "bytes", lambda value: plots.size(round(value))),
         ):
             old, new = first.cost.get(name), other.cost.get(name)
             if old and new:
-                tiles.append(
-                    (label, f"{100 * new / old:.1f} % <small>{word}</small>", f"{form(old)} → {form(new)}")
+                tiles.append((label, f"{new / old:.2f}×", f"{form(old)} → {form(new)}"))
+        if first.share and other.share:
+            tiles.append(
+                (
+                    "latency",
+                    f"{other.share / first.share:.2f}×",
+                    f"{100 * first.share:.0f} → {100 * other.share:.0f} % of the teacher's",
                 )
+            )
         if first.minutes and other.minutes:
             tiles.append(
                 (
@@ -148,8 +148,7 @@ def _pareto(made: Comparison) -> str:
         [
             ("MACs of one input", "count", spots("macs")),
             ("bytes of the file", "bytes", spots("bytes")),
-            ("latency at batch 1", "ms", spots("latency_ms_p50_b1")),
-            ("latency of a node", "ms", spots("latency_ms_p50_node")),
+            *_latencies(made, spots),
         ],
         made.metric,
     )
@@ -158,6 +157,19 @@ def _pareto(made: Comparison) -> str:
         "The line is the frontier: what it passes is dominated, costs more and does no better, and is drawn paler. "
         f"Whiskers are 95 % intervals over seeds and samples.{ring}"
     )
+
+
+def _latencies(made: Comparison, spots: Callable[[str], list[Spot]]) -> list[tuple[str, Unit, list[Spot]]]:
+    """Latency as a share of the teacher's where it is known: milliseconds of one day are not those of another."""
+    if all(row.share is not None for row in made.rows):
+        found = [Spot(row.label, row.score, row.share, row.low, row.high) for row in made.rows]
+        if made.teacher is not None:
+            found.append(Spot(made.teacher[0], made.teacher[1], 1.0, kind="teacher"))
+        return [("latency, of the teacher's", "share", found)]
+    return [
+        ("latency at batch 1", "ms", spots("latency_ms_p50_b1")),
+        ("latency of a node", "ms", spots("latency_ms_p50_node")),
+    ]
 
 
 def _differences(made: Comparison) -> str:

@@ -20,7 +20,7 @@ _STYLE = (
 )
 
 
-Unit = Literal["count", "bytes", "ms"]
+Unit = Literal["count", "bytes", "ms", "share"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,11 @@ def _ms(value: float) -> str:
     return f"{milliseconds(value)} ms"
 
 
-_FORMS: dict[Unit, Callable[[float], str]] = {"count": short, "bytes": _bytes, "ms": _ms}
+def _share(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+_FORMS: dict[Unit, Callable[[float], str]] = {"count": short, "bytes": _bytes, "ms": _ms, "share": _share}
 
 
 def _costs(costs: Sequence[float], base: float) -> tuple[Callable[[float], float], list[float]]:
