@@ -1,4 +1,4 @@
-"""The command: decoct plan | run | rank | rehearse | resume | describe | schema.
+"""The command: decoct plan | run | rank | rehearse | resume | compare | describe | schema.
 
 Exit codes: 0 done; 1 a failure of ours, with its traceback; 2 wrong input, with one message; 3 a budget that is missed
 or out of reach; 130 stopped by Ctrl-C or SIGTERM, with a line that says how to go on.
@@ -103,6 +103,17 @@ def _resume(options: argparse.Namespace) -> int:
         raise ValueError(f"{folder} is no run folder: it has no page.yaml")
     _as_before(options, folder)
     return _go(read(folder / "page.yaml", _trust(options)), _workshop(options))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from recipes.contest import contest
+    from recipes.terminal import Display
+
+    def recipe_of(page: str) -> "Recipe":
+        return _recipe(argparse.Namespace(**{**vars(options), "page": page, "seed": None}))
+
+    with Display() as display:
+        contest(options, _workshop(options), _trust(options), recipe_of, display)
 
 
 def _describe(options: argparse.Namespace) -> None:
@@ -262,6 +273,8 @@ def _is_wrong_input(problem: Exception) -> bool:
 
 
 def _how_to_go_on(options: argparse.Namespace, began: float) -> str:
+    if options.command == "compare":
+        return "what is done is kept: the same command goes on where it stopped"
     if options.command not in ("run", "rank", "resume"):
         return "nothing was left unfinished"
     # The runner writes a run's page when it begins or goes on; file systems keep time coarsely.
@@ -364,6 +377,31 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument(
         "folder", metavar="RUN_FOLDER", nargs="?", type=Path, help="(the latest unfinished one)"
     )
+    compare = add(
+        "compare",
+        _compare,
+        "compare recipes, paired over seeds and test samples; all against the first",
+        machine,
+        trust,
+    )
+    compare.add_argument(
+        "what",
+        metavar="PAGE_OR_FOLDER",
+        nargs="*",
+        help="pages, which are run with every seed; folders of finished runs, which are read; with "
+        "--experiment, names of its recipes, such as gal or 'kse-*' (all of them)",
+    )
+    compare.add_argument(
+        "--seeds",
+        metavar="N",
+        type=_seeds,
+        help="run pages with seeds 0 to N-1, or with those listed: 3,5 (5)",
+    )
+    compare.add_argument(
+        "--experiment", metavar="NAME", help="compare runs that are in MLflow, and run nothing"
+    )
+    compare.add_argument("--csv", metavar="FILE", type=Path, help="write the table to a file")
+    compare.add_argument("--html", metavar="FILE", type=Path, help="write a page with pictures")
     describe = add("describe", _describe, "explain what a page may name; without NAME, list it", trust)
     describe.add_argument("name", metavar="NAME", nargs="?", help="such as compress.GAL")
     describe.add_argument(
@@ -381,6 +419,15 @@ def _model_name(text: str) -> str:
 
 def _natural(text: str) -> int:
     return _at_least(0, text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    if "," not in text:
+        return tuple(range(_positive(text)))
+    seeds = tuple(_natural(part.strip()) for part in text.split(",") if part.strip())
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice, or none")
+    return seeds
 
 
 def _positive(text: str) -> int:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from compress.stage import Ranking, State
-from recipes import curves, ledger, masters, measure, registering, sensitivity
+from recipes import curves, decisions, ledger, masters, measure, registering, sensitivity
 from recipes.clock import OWN, WORK
 from recipes.folders import fingerprint
 from recipes.page import digest, write
@@ -129,12 +129,12 @@ def _test(run: Run, state: State) -> None:
             if state.student is None:
                 continue
             module, task = state.student, run.recipe.task
+        folder = run.places[place]
         with run.clock.on("measuring"):
-            test = run.instruments.test(module, task)
+            test = run.instruments.test(module, task, decisions.keep(folder))
         if test is None:
             continue
         run.records[place] = replace(record, test=test)
-        folder = run.places[place]
         write_text(folder / "record.json", run.records[place].to_json())
         with run.clock.on("tracking"):
             values = {f"score/{record.metric}_test": test.value}
@@ -142,6 +142,24 @@ def _test(run: Run, state: State) -> None:
             run.books.tracker.artifact(folder.name, folder / "record.json")
             if last:
                 run.books.tracker.metrics("run", values, record.position)
+    _decisions(run, state)
+
+
+def _decisions(run: Run, state: State) -> None:
+    """Set what the student answered to test beside the teacher's answers, for comparisons and the report."""
+    if state.student is None:
+        return
+    labels = run.recipe.task.signature().labels
+    pairs = zip(run.records, run.places, strict=True)
+    taught = [place for record, place in pairs if record.position == 0]
+    teachers = [
+        (place, teacher.signature.labels == labels)
+        for place, teacher in zip(taught, run.teachers, strict=True)
+    ]
+    written = decisions.join(run.places[-1], teachers, run.folder, digest(run.recipe))
+    if written is not None:
+        with run.clock.on("tracking"):
+            run.books.tracker.artifact("run", written)
 
 
 def _judged(run: Run, state: State, found: dict[str, Any] | None) -> Verdict | None:

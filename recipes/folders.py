@@ -1,6 +1,7 @@
 """Run folders: what names finished work, how a state is put away, and when it may be taken up again.
 
-    runs/<recipe>/<hash>/           one recipe: page.yaml, workshop.json, result.json, report.html
+    runs/<recipe>/<hash>/           one recipe: page.yaml, workshop.json, result.json, report.html,
+                                    decisions.safetensors
     runs/<recipe>/<hash>/01-gal-…/  one stage: record.json, curves.jsonl, state/, its loops while unfinished
     runs/<recipe>/<hash>/compact/   the student to give away
     runs/teachers/<name>-<hash>/    a teacher trained here, shared by every recipe that names it

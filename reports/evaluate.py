@@ -95,6 +95,7 @@ def evaluate(
     *,
     kind: type[S],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    keep: Callable[[Tensor, Tensor], object] | None = None,
 ) -> S:
     """Run `module` over `batches` and judge all answers together.
 
@@ -102,6 +103,7 @@ def evaluate(
     score     answers and truth of all samples (N, ...) to a number in [0, 1]
     kind      ValScore or TestScore: which split this is
     autocast  makes the context of every forward pass
+    keep      is told answers and truth of all samples, for whoever wants more of them than a score
     The module's mode, its buffers and all random states are as before. Raises ValueError where there is no
     batch or a batch has no target, and ArithmeticError where an output is not finite.
     """
@@ -124,7 +126,10 @@ def evaluate(
             truth.append(batch.target.cpu())
     if not answers:
         raise ValueError("there was no batch to score: the split is empty")
-    return kind(float(score(torch.cat(answers), torch.cat(truth))), sum(_judged(part) for part in truth))
+    said, true = torch.cat(answers), torch.cat(truth)
+    if keep is not None:
+        keep(said, true)
+    return kind(float(score(said, true)), _judged(true))
 
 
 def _judged(target: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""The side of an MLflow store: what of a mirror's events it was told, and how. The one file that imports mlflow."""
+"""What an MLflow store was told of a mirror's events, and how. Only this file and `reports.shelf` import mlflow."""
 
 from __future__ import annotations
 

@@ -119,6 +119,14 @@ class Task(ABC):
         """How good the answers are, in [0, 1], higher is better."""
 
     @property
+    def scores_one(self) -> bool:
+        """Whether `score` says something of a single sample, as of one image's pixels, where answers are not one label.
+
+        An area under a curve, or a precision over ranks, is of all samples together and of none by itself.
+        """
+        return self.metric in ("mIoU", "delta1", "worse_of_both", "micro_f1")
+
+    @property
     @abstractmethod
     def chance(self) -> float:
         """The score of guessing: what a teacher must beat clearly before a run is spent on it."""

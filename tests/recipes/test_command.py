@@ -110,7 +110,7 @@ def test_help_is_quick_and_needs_no_pytorch() -> None:
     assert min(taken) < 1.0
 
 
-@pytest.mark.parametrize("name", ["plan", "run", "rehearse", "resume", "describe", "schema"])
+@pytest.mark.parametrize("name", ["plan", "run", "rehearse", "resume", "compare", "describe", "schema"])
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     assert f"decoct {name}" in capsys.readouterr().out
