@@ -1,4 +1,4 @@
-"""The command: decoct plan | run | rank | rehearse | resume | describe | schema.
+"""The command: decoct plan | run | rank | rehearse | resume | sweep | describe | schema.
 
 Exit codes: 0 done; 1 a failure of ours, with its traceback; 2 wrong input, with one message; 130 stopped by
 Ctrl-C or SIGTERM, with a line that says how to go on.
@@ -109,6 +109,48 @@ def _schema(options: argparse.Namespace) -> None:
     print(json.dumps(schema(_trust(options)), indent=2))
 
 
+def _sweep(options: argparse.Namespace) -> None:
+    recipe, workshop = _recipe(options), _workshop(options)
+    from recipes import goals, space
+    from recipes.sweep import Sweep, engine_for, sweep
+    from recipes.terminal import Display
+
+    trust = _trust(options)
+    over = space.merged(space.read(_space_file(options), trust) if options.space else {}, options.over)
+    asked = Sweep(
+        recipe,
+        space.space(recipe, over, trust),
+        goals.objectives(options.maximize, options.minimize),
+        goals.bounds(options.at_most),
+        options.seeds,
+    )
+    with Display() as display:
+        sweep(
+            asked,
+            workshop,
+            trials=options.trials,
+            batch=options.batch,
+            engine=engine_for(
+                options.engine,
+                options.workers,
+                threads=options.threads,
+                address=options.ray_address,
+                device=workshop.device,
+                display=display,
+            ),
+            storage=options.storage,
+            test_best=options.test_best,
+            trust=trust,
+            display=display,
+        )
+
+
+def _space_file(options: argparse.Namespace) -> Path:
+    """The space's file: as named, or so named beside the page."""
+    beside = find_page(options.page).parent / options.space
+    return Path(options.space) if options.space.is_file() or not beside.is_file() else beside
+
+
 def _go(recipe: "Recipe", workshop: "Workshop", *, rehearse: bool = False) -> None:
     from recipes.run import run
     from recipes.terminal import Display
@@ -178,6 +220,7 @@ def _workshop(options: argparse.Namespace) -> "Workshop":
         device=options.device or "auto",
         tracking=options.tracking,
         reuse=options.reuse,
+        test=getattr(options, "test", True),
     )
 
 
@@ -199,6 +242,7 @@ def _as_before(options: argparse.Namespace, folder: Path) -> None:
     options.device = options.device or before.get("device")
     options.tracking = options.tracking or before.get("tracking")
     options.reuse = options.reuse or bool(before.get("reuse"))
+    options.test = bool(before.get("test", True))  # a sweep's trial stays one
 
 
 def _trust(options: argparse.Namespace) -> tuple[str, ...]:
@@ -237,6 +281,8 @@ def _is_wrong_input(problem: Exception) -> bool:
 
 
 def _how_to_go_on(options: argparse.Namespace, began: float) -> str:
+    if options.command == "sweep":
+        return "the same command goes on where it stopped"
     if options.command not in ("run", "rank", "resume"):
         return "nothing was left unfinished"
     # The runner writes a run's page when it begins or goes on; file systems keep time coarsely.
@@ -325,10 +371,66 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument(
         "folder", metavar="RUN_FOLDER", nargs="?", type=Path, help="(the latest unfinished one)"
     )
+    _sweep_words(
+        add("sweep", _sweep, "try values for a page's fields, and keep the best", page, machine, trust)
+    )
     describe = add("describe", _describe, "explain what a page may name; without NAME, list it", trust)
     describe.add_argument("name", metavar="NAME", nargs="?", help="such as compress.GAL")
     add("schema", _schema, "print the JSON schema of pages, for editors", trust)
     return parser
+
+
+def _sweep_words(parser: argparse.ArgumentParser) -> None:
+    """What `decoct sweep` takes beside a page and a machine."""
+    parser.add_argument(
+        "--over",
+        metavar="PATH=VALUES",
+        action="append",
+        default=[],
+        help="a field and what it may be: stages.0.l1=log:1e-3..1e-1, stages.1.epochs=1..5 (whole numbers), "
+        "stages.0.importance=l1,l2; several times",
+    )
+    parser.add_argument(
+        "--space", metavar="FILE", type=Path, help="the same as YAML, found beside the page, too"
+    )
+    parser.add_argument(
+        "--maximize", metavar="FACT", action="append", default=[], help="score, on val (score)"
+    )
+    parser.add_argument(
+        "--minimize",
+        metavar="FACT",
+        action="append",
+        default=[],
+        help="macs, bytes, params, latency_ms_p50, latency_ms_p95 or seconds; several times (macs)",
+    )
+    parser.add_argument(
+        "--at-most",
+        metavar="FACT=AMOUNT",
+        action="append",
+        default=[],
+        help="what a trial must keep: macs=40%% (of the teacher's), bytes=300kB, latency_ms_p95=3.0, "
+        "accuracy_drop=0.5 (points, on val); several times",
+    )
+    parser.add_argument(
+        "--trials", metavar="N", type=_positive, default=20, help="in all, earlier ones too (20)"
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=_positive, default=1, help="runs of each trial, to take the mean of (1)"
+    )
+    parser.add_argument(
+        "--batch", metavar="N", type=_positive, help="trials proposed at a time (as many as workers)"
+    )
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="who does trials (local)")
+    parser.add_argument("--workers", metavar="N", type=_positive, help="trials done at a time (1; of Ray 2)")
+    parser.add_argument(
+        "--ray-address", metavar="A", help="of a Ray cluster; auto finds one (one started here)"
+    )
+    parser.add_argument("--storage", metavar="URL", help="an Optuna storage (sqlite in the runs' folder)")
+    parser.add_argument(
+        "--test-best",
+        action="store_true",
+        help="run the best to their end: read test for them, once, and pack their students",
+    )
 
 
 def _natural(text: str) -> int:

@@ -43,6 +43,7 @@ class Books:
                 "device": workshop.device,
                 "tracking": workshop.tracking,
                 "reuse": workshop.reuse,
+                "test": workshop.test,
             },
         )
         with self.clock.on("tracking"):
@@ -52,7 +53,8 @@ class Books:
                 "decoct.code": str(code),
                 "decoct.recipe": recipe.name,
             }
-            self.tracker.begin("run", name=recipe.name, params=flatten(canonical(recipe)), tags=tags)
+            params, above = flatten(canonical(recipe)), workshop.above
+            self.tracker.begin("run", name=recipe.name, params=params, tags=tags, above=above)
             self.tracker.artifact("run", folder / "page.yaml")
 
     def close(self, status: Any) -> None:

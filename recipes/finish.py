@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 def finish(run: Run, state: State) -> None:
     """Read test, write `report.html`, `compact/` and `result.json`, and show the table.
 
-    What an earlier run of the same folder finished is not done again: test is read once.
+    What an earlier run of the same folder finished is not done again: test is read once. Where the workshop leaves
+    test alone, it is not read, and nothing is packed that would be given away without its score.
     """
-    if run.limit is None and not run.ranks_only:
+    test = run.limit is None and run.workshop.test
+    if test and not run.ranks_only:
         _test(run, state)
-    found = masters.measure(run, state) if run.limit is None else None
+    found = masters.measure(run, state) if test else None
     with run.clock.on("report"):
         _report(run, state, found)
-    if state.student is not None:
+    if state.student is not None and run.workshop.test:
         _pack(run, state)
     result = {
         "hash": digest(run.recipe),

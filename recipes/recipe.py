@@ -51,3 +51,7 @@ class Workshop:
     tracking: str | None = None
     reuse: bool = False
     """take up stages finished by other code, too"""
+    test: bool = True
+    """whether a run reads test at its end, and packs the student; a trial of a sweep, chosen by val, does neither"""
+    above: str | None = None
+    """the tracker's key of the run that runs lie under: of a sweep's trial"""

@@ -75,6 +75,11 @@ def layout(page: Call) -> str:
     return "\n".join(_entry(f"{page.name}:", page.fields, 0, top=True)) + "\n"
 
 
+def inline(value: Any) -> str:
+    """A value on one line, as it would stand on a page."""
+    return _flow(_plain(value, tagged=False, where="it"))
+
+
 def show(value: Any, width: int = 60) -> str:
     """A value as it would stand on a page, cut to `width` characters; text in quotes, a spec by its name."""
     if is_spec(type(value)):
