@@ -123,7 +123,7 @@ class Bound:
         if self.name == "accuracy_drop":
             return f"accuracy_drop at most {self.most:g} points"
         return f"{self.name} at most " + (
-            f"{100 * self.most:g} % of the teacher's" if self.share else f"{self.most:,g}"
+            f"{100 * self.most:g} % of the teacher's" if self.share else f"{self.most:,.10g}"
         )
 
 

@@ -146,6 +146,7 @@ class _Sweeping:
         self.asked, self.workshop, self.folder = asked, workshop, folder
         self.engine, self.trust, self.display = engine, trust, display
         self.known: dict[str, Outcome] = {}  # what pages came to, by their hash
+        self.patience = 30.0
         self.at_work: dict[str, None] = {}  # trials that the tracker knows as running, in order
 
     def go(self, trials: int, batch: int | None, storage: str | None, test_best: bool) -> Swept:
@@ -239,7 +240,8 @@ class _Sweeping:
                 waiting[page] = [trial]
                 jobs.append(replace(self._job(page, recipe), above=self.tracker.key(_key(trial))))
         if isinstance(self.tracker, MLflow) and jobs:
-            self.tracker.reconcile(5.0)  # the runs above come first
+            # The runs above come first; a store that did not answer is not waited for again.
+            self.patience = 30.0 if not self.tracker.reconcile(self.patience) else 1.0
         for job, outcome in self.engine.run(jobs):
             if outcome.ends:
                 raise OSError(outcome.problem)
@@ -318,6 +320,17 @@ class _Sweeping:
             self.tracker.end(key, status)
         self.tracker.close()
 
+    def _catch_up(self) -> None:
+        """Send what the runs of trials told a store that was slow or away, now that it answers."""
+        if not isinstance(self.tracker, MLflow) or self.tracker.reconcile(self.patience):
+            return
+        for folder in {folder for trial in self.study.trials() for folder in trial.folders}:
+            if Path(folder).is_dir():
+                late = tracker(
+                    self.workshop.tracking, Path(folder), self.workshop.runs, warn=self.display.note
+                )
+                late.close()
+
     def _end(self, test_best: bool) -> Swept:
         """What came of it, written down and shown."""
         asked, trials = self.asked, self.study.trials()
@@ -341,6 +354,7 @@ class _Sweeping:
             "run",
             {"sweep/trials": len(trials), "sweep/failed": len(failed), "sweep/best": len(found.front)},
         )
+        self._catch_up()
         swept.show(found, self.display, asked.space)
         return found
 
