@@ -1,7 +1,7 @@
 """The command: decoct plan | run | rank | rehearse | resume | sweep | describe | schema.
 
-Exit codes: 0 done; 1 a failure of ours, with its traceback; 2 wrong input, with one message; 130 stopped by
-Ctrl-C or SIGTERM, with a line that says how to go on.
+Exit codes: 0 done; 1 a failure of ours, with its traceback; 2 wrong input, with one message; 3 a budget that is missed
+or out of reach; 130 stopped by Ctrl-C or SIGTERM, with a line that says how to go on.
 """
 
 # PyTorch takes seconds to import: what needs it is imported where it is used, so that `--help` is quick.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 BOOK = HERE / "book"
-OK, OURS, WRONG, STOPPED, PIPE = 0, 1, 2, 130, 141
+OK, OURS, WRONG, MISSED, STOPPED, PIPE = 0, 1, 2, 3, 130, 141
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,9 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     began = time.time()
     try:
         with _terminated_as_interrupted():
-            work = options.work
-            work(options)
-        return OK
+            code: int | None = options.work(options)
+        return code or OK
     except KeyboardInterrupt as stop:
         print(
             f"\nstopped{f' ({stop})' if str(stop) else ''}; {_how_to_go_on(options, began)}", file=sys.stderr
@@ -109,7 +108,7 @@ def _schema(options: argparse.Namespace) -> None:
     print(json.dumps(schema(_trust(options)), indent=2))
 
 
-def _sweep(options: argparse.Namespace) -> None:
+def _sweep(options: argparse.Namespace) -> int:
     recipe, workshop = _recipe(options), _workshop(options)
     from recipes import goals, space
     from recipes.sweep import Sweep, engine_for, sweep
@@ -121,11 +120,11 @@ def _sweep(options: argparse.Namespace) -> None:
         recipe,
         space.space(recipe, over, trust),
         goals.objectives(options.maximize, options.minimize),
-        goals.bounds(options.at_most),
+        goals.of_page(getattr(recipe, "at_most", None), goals.bounds(options.at_most)),
         options.seeds,
     )
     with Display() as display:
-        sweep(
+        made = sweep(
             asked,
             workshop,
             trials=options.trials,
@@ -143,6 +142,7 @@ def _sweep(options: argparse.Namespace) -> None:
             trust=trust,
             display=display,
         )
+    return OK if made.front else MISSED
 
 
 def _space_file(options: argparse.Namespace) -> Path:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Protocol
 
 from reports.record import Record
 from teachers.nearest import did_you_mean
@@ -144,11 +145,41 @@ def bounds(texts: Sequence[str]) -> tuple[Bound, ...]:
     return tuple(found.values())
 
 
+class Amount(Protocol):
+    """A number, or a share of the teacher's."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def share(self) -> bool: ...
+
+
+class Budget(Protocol):
+    """What a page asks of its student: costs at most so much, and a score at most so many points below."""
+
+    @property
+    def accuracy_drop(self) -> float | None: ...
+
+    def asked(self) -> Mapping[str, Amount]: ...
+
+
+def of_page(budget: Budget | None, more: Sequence[Bound] = ()) -> tuple[Bound, ...]:
+    """The bounds of a page's budget, those in `more` in place of its own on the same fact."""
+    found: dict[str, Bound] = {}
+    if budget is not None:
+        found = {name: Bound(name, most.value, most.share) for name, most in budget.asked().items()}
+        if budget.accuracy_drop is not None:
+            found["accuracy_drop"] = Bound("accuracy_drop", budget.accuracy_drop)
+    return tuple((found | {bound.name: bound for bound in more}).values())
+
+
 def _bound(name: str, amount: str, text: str) -> Bound:
     match = _AMOUNT.fullmatch(amount)
     units = _SIZES | {"": 1} if name == "bytes" else _UNITS if name in ("macs", "params") else {"": 1}
     share = match is not None and match[2] == "%" and name != "accuracy_drop"
-    if match is None or not (share or match[2] in units) or float(match[1]) <= 0:
+    least = 0 if name == "accuracy_drop" else 1e-300
+    if match is None or not (share or match[2] in units) or float(match[1]) < least:
         say = "macs=40%, macs=1.2M, bytes=300kB, latency_ms_p95=3.0 (milliseconds) or accuracy_drop=0.5 (points)"
         raise ValueError(f"--at-most {text}: write an amount above 0, as in {say}")
     number = float(match[1])

@@ -1,7 +1,9 @@
 """What a sweep may change: paths, ranges and choices, checked against the fields before anything runs."""
 
 import re
+import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 
 from compress import Finetune, Prune
 from recipes import pointer
-from recipes.goals import Bound, bounds, mean, objectives
+from recipes.__main__ import _parser, find_page
+from recipes.goals import Bound, bounds, mean, objectives, of_page
+from recipes.page import read as page
 from recipes.recipe import Recipe
 from recipes.space import Choice, Range, Space, merged, read, space
 from teachers.networks import DigitsCNN
@@ -224,7 +228,42 @@ def test_bounds_and_by_how_much_they_are_missed() -> None:
         bounds(["macs=1M", "macs=2M"])
 
 
+def test_bounds_of_a_page_and_of_the_command_line() -> None:
+    """What is asked for on the command line stands in place of the page's own."""
+
+    class Page:
+        accuracy_drop = 0.5
+
+        def asked(self) -> dict[str, Any]:
+            return {
+                "macs": SimpleNamespace(value=0.4, share=True),
+                "bytes": SimpleNamespace(value=9, share=False),
+            }
+
+    assert of_page(Page(), bounds(["bytes=3"])) == (
+        Bound("macs", 0.4, share=True), Bound("bytes", 3), Bound("accuracy_drop", 0.5),
+    )  # fmt: skip
+    assert of_page(None, bounds(["accuracy_drop=0"])) == (Bound("accuracy_drop", 0),)
+
+
 def test_means_over_seeds() -> None:
     found = mean([{"score": 0.8, "macs": 10.0}, {"score": 1.0, "macs": 10.0}])
     assert found == {"score": pytest.approx(0.9), "macs": 10.0, "score_low": 0.8, "score_high": 1.0}
     assert mean([{"score": 0.8}]) == {"score": 0.8}
+
+
+def test_the_command_in_the_readme() -> None:
+    """Its page, paths, ranges and goals are what they seem."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    decoct (sweep digits .*\\\n.*)$", text, re.MULTILINE)
+    options = _parser().parse_args(shlex.split(command.replace("\\\n", " ")))
+    digits = page(find_page(options.page))
+    made = space(digits, merged({}, options.over))
+    assert [str(each) for each in made] == [
+        "0.2 to 0.6",
+        "0.001 to 0.1, logarithmic",
+        "whole numbers 5 to 30",
+    ]
+    assert made.of_page(digits) is not None
+    assert len(objectives(options.maximize, options.minimize)) == 2
+    assert bounds(options.at_most) == (Bound("accuracy_drop", 0.5),)
