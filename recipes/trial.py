@@ -123,7 +123,7 @@ def _execute(job: Job, display: Display | None) -> Outcome:
 
 def _prepare(job: Job, recipe: Recipe, workshop: Workshop, display: Display | None) -> Outcome:
     """Teachers, and the stages that all trials begin with, so that trials side by side find them done."""
-    from recipes.display import Quiet
+    from recipes.display import Progress, Quiet
     from recipes.goals import facts
     from recipes.run import Run
     from teachers.task import Split
@@ -134,7 +134,10 @@ def _prepare(job: Job, recipe: Recipe, workshop: Workshop, display: Display | No
     if job.stages:
         beginning = replace(recipe, stages=recipe.stages[: job.stages])
         for seed in job.seeds:
-            _when_free(replace(beginning, seed=seed), replace(workshop, tracking="off", above=None), display)
+            bench = replace(workshop, tracking="off", above=None)
+            _when_free(
+                replace(beginning, seed=seed), bench, Progress(display) if display is not None else None
+            )
     return Outcome((found,))
 
 
