@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol
 
@@ -29,7 +29,7 @@ class Engine(Protocol):
     threads: int | None
     """for PyTorch in each; None leaves that to it"""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
         """Do jobs, each given back as soon as it is done. Closed or interrupted, it stops those at work."""
 
     def close(self) -> None:
@@ -44,7 +44,7 @@ class Here:
     def __init__(self, display: Display, threads: int | None = None) -> None:
         self.display, self.threads = display, threads
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
         """Do jobs in order."""
         for job in jobs:
             yield job, execute(job, self.display if job.stages is not None else None)
@@ -66,7 +66,7 @@ class Processes:
         self._running: set[subprocess.Popen[str]] = set()
         self._stopped = False
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
         """Do jobs side by side."""
         with ThreadPoolExecutor(self.workers) as pool:
             waiting = {pool.submit(self._one, job): job for job in jobs}
@@ -93,6 +93,8 @@ class Processes:
 
     def _one(self, job: Job) -> Outcome:
         """A job in a process of its own."""
+        if self._stopped:
+            return Outcome(problem="the sweep was stopped")
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
         with (
             tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from recipes.trial import Job, Outcome, execute
@@ -64,7 +64,7 @@ class Ray:
                 "`ray start --head`, or leave --ray-address out"
             ) from problem
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
         """Do jobs side by side, at most `workers` at a time."""
         left, at_work = list(reversed(jobs)), dict[Any, Job]()
         try:

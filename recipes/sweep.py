@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ class _Sweeping:
         for trial in todo:
             self.tracker.begin(
                 _key(trial), name=f"trial {trial.number}", parent="run",
-                params=dict(trial.drawn), tags={"decoct.trial": str(trial.number)},
+                params=dict(trial.drawn), tags={"decoct.kind": "trial", "decoct.trial": str(trial.number)},
             )  # fmt: skip
             self.at_work[_key(trial)] = None
             try:
@@ -242,12 +243,13 @@ class _Sweeping:
         if isinstance(self.tracker, MLflow) and jobs:
             # The runs above come first; a store that did not answer is not waited for again.
             self.patience = 30.0 if not self.tracker.reconcile(self.patience) else 1.0
-        for job, outcome in self.engine.run(jobs):
-            if outcome.ends:
-                raise OSError(outcome.problem)
-            self.known[job.key] = outcome
-            for trial in waiting[job.key]:
-                self._tell(trial, outcome, total)
+        with closing(self.engine.run(jobs)) as ended:
+            for job, outcome in ended:
+                if outcome.ends:
+                    raise OSError(outcome.problem)
+                self.known[job.key] = outcome
+                for trial in waiting[job.key]:
+                    self._tell(trial, outcome, total)
 
     def _job(self, key: str, recipe: Recipe) -> Job:
         workshop = self.workshop
@@ -308,8 +310,9 @@ class _Sweeping:
                 "seeds": asked.seeds,
             },
             tags={
+                "decoct.kind": "sweep",
                 "decoct.sweep": asked.hash,
-                "decoct.hash": about["page"],
+                "decoct.page": about["page"],
                 "decoct.recipe": asked.recipe.name,
             },
         )

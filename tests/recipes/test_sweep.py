@@ -161,7 +161,7 @@ def test_killed_and_continued_equals_unbroken(
 
 def test_trials_that_fail_and_a_sweep_that_does(bench: Workshop) -> None:
     """Values that do not go together are kept with their message; only where nothing else came is it an error."""
-    over = {"stages.1.by": "0.6,0.5", "stages.1.more": "0.5,0.7"}
+    over = {"stages.1.by": "0.6,0.4", "stages.1.more": "0.5,0.6"}
     said = Told()
     made = sweep(asked(over), bench, trials=5, trust=TRUST, display=said)
     failed = [trial for trial in made.trials if trial.state == "failed"]
