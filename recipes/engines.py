@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from typing import Protocol
 
 from recipes.display import Display
@@ -113,8 +114,9 @@ class Processes:
                 try:
                     process.stdin.write(job.to_json() + "\n")
                     process.stdin.flush()  # and left open: its end tells the job that nobody waits for it any more
-                except BrokenPipeError:
-                    pass
+                except BrokenPipeError:  # it has ended already, and its exit code says how
+                    with suppress(BrokenPipeError):
+                        process.stdin.close()
                 answer = process.stdout.read()
                 code = process.wait()
             finally:

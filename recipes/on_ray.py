@@ -52,16 +52,22 @@ class Ray:
     def _start(self, address: str | None, cores: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        where: dict[str, Any] = {"address": address}
         if address is None:
-            self._ray.init(num_cpus=cores, include_dashboard=False, **quiet)
-            return
+            where = {"num_cpus": cores, "include_dashboard": False}
         try:
-            self._ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as problem:
+            self._ray.init(**where, **quiet)
+        except (
+            Exception
+        ) as problem:  # Ray raises plain ones, too, as where its own processes are slow to begin
+            self._ray.shutdown()
             first = next(iter(str(problem).strip().splitlines()), "")
+            said = f"({type(problem).__name__}: {first})"
             raise ValueError(
-                f"no Ray cluster answers at {address!r} ({type(problem).__name__}: {first}): start one with "
-                "`ray start --head`, or leave --ray-address out"
+                f"Ray could not be started on this machine {said}: try again, or leave --engine out and use --workers"
+                if address is None
+                else f"no Ray cluster answers at {address!r} {said}: start one with `ray start --head`, or leave "
+                "--ray-address out"
             ) from problem
 
     def run(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
