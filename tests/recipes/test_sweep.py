@@ -5,9 +5,11 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,10 +217,10 @@ def test_means_over_seeds_and_test_of_the_best(bench: Workshop) -> None:
 
 @pytest.fixture(scope="module")
 def reference(home: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """What every engine must come to: batches of two, one of them with a trial that fails."""
+    """What every engine must come to: a batch of two."""
     runs = tmp_path_factory.mktemp("reference")
     return sweep(
-        side_by_side(), replace(home, runs=runs), trials=3, batch=2, engine=Here(Quiet(), 1), trust=TRUST
+        side_by_side(), replace(home, runs=runs), trials=2, batch=2, engine=Here(Quiet(), 1), trust=TRUST
     )
 
 
@@ -227,31 +229,53 @@ def side_by_side() -> Sweep:
 
 
 def test_processes_come_to_the_same(reference: Swept, bench: Workshop) -> None:
-    made = sweep(side_by_side(), bench, trials=3, batch=2, engine=Processes(2, threads=1), trust=TRUST)
+    made = sweep(side_by_side(), bench, trials=2, batch=2, engine=Processes(2, threads=1), trust=TRUST)
     assert numbers(made) == numbers(reference)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray cluster of two workers on this machine, and this process connected to it."""
+    ray = pytest.importorskip("ray", reason="Ray is an extra, and not installed here")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray waits 30 s to learn the ports that its agents chose, too short on a busy machine: they are told theirs.
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "200000")
+    names = (
+        "metrics_agent_port",
+        "dashboard_agent_listen_port",
+        "runtime_env_agent_port",
+        "metrics_export_port",
+    )
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **ports})
+    try:
+        ray.init(address=made.address, log_to_driver=False, logging_level="error")
+        yield
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens at."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.mark.timeout(600)
-def test_ray_comes_to_the_same(reference: Swept, bench: Workshop) -> None:
-    """On a cluster of two workers, started here."""
-    ray = pytest.importorskip("ray", reason="Ray is an extra, and not installed here")
+def test_ray_comes_to_the_same(reference: Swept, bench: Workshop, cluster: None) -> None:
+    import ray
+
     from recipes.on_ray import Ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    for left in (2, 1, 0):  # Ray gives its own processes half a minute, which a busy machine may not have
-        try:
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-            break
-        except Exception as problem:
-            ray.shutdown()
-            if not left or "timed out during startup" not in str(problem):
-                raise
-    try:
-        made = sweep(side_by_side(), bench, trials=3, engine=Ray(2, threads=1), trust=TRUST)
-        assert ray.is_initialized(), "a cluster that was there before is left alone"
-    finally:
-        ray.shutdown()
+    made = sweep(side_by_side(), bench, trials=2, engine=Ray(2, threads=1), trust=TRUST)
     assert numbers(made) == numbers(reference)
+    assert ray.is_initialized(), "a cluster that was there before is left alone"
 
 
 def test_a_process_that_dies_is_a_trial_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
