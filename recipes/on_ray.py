@@ -23,7 +23,7 @@ class Ray:
     device   jobs take a GPU each where it names CUDA, or is "auto" and the cluster has some
 
     A job whose machine is lost is done again on another, and takes up what was kept. Raises ValueError where Ray is not
-    installed, or no cluster answers at the address.
+    installed, no cluster answers at the address, or a job would never fit it.
     """
 
     def __init__(
@@ -42,8 +42,16 @@ class Ray:
         self._ours = not ray.is_initialized()
         if self._ours:
             self._start(address, workers * each)
-        has_gpus = bool(ray.cluster_resources().get("GPU"))
-        gpus = 1 if device.startswith("cuda") or (device == "auto" and has_gpus) else 0
+        has = ray.cluster_resources()
+        gpus = 1 if device.startswith("cuda") or (device == "auto" and has.get("GPU")) else 0
+        if (
+            has.get("CPU", 0) < each or has.get("GPU", 0) < gpus
+        ):  # Ray would wait for such a machine without an end
+            self.close()
+            raise ValueError(
+                f"no job fits the Ray cluster: each takes {each} CPUs (--threads) and {gpus} GPUs (--device), and all of "
+                f"it has {has.get('CPU', 0):g} and {has.get('GPU', 0):g}"
+            )
         # A cluster on this machine finds our modules where this process does; others have decoct installed.
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
         here = {"runtime_env": {"env_vars": {"PYTHONPATH": path}}} if address is None else {}
