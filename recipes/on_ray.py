@@ -49,8 +49,8 @@ class Ray:
         ):  # Ray would wait for such a machine without an end
             self.close()
             raise ValueError(
-                f"no job fits the Ray cluster: each takes {each} CPUs (--threads) and {gpus} GPUs (--device), and all of "
-                f"it has {has.get('CPU', 0):g} and {has.get('GPU', 0):g}"
+                f"no job fits the Ray cluster: each takes {each} CPUs (--threads) and {gpus} GPUs (--device), and "
+                f"all of it has {has.get('CPU', 0):g} and {has.get('GPU', 0):g}"
             )
         # A cluster on this machine finds our modules where this process does; others have decoct installed.
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
