@@ -8,8 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -308,6 +310,87 @@ def test_processes_stop_when_the_sweep_does(tmp_path: Path, monkeypatch: pytest.
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+class Pretended(ModuleType):
+    """Stands in for Ray where no cluster is needed: tasks are done when they are asked for."""
+
+    class RayError(Exception):
+        """What Ray raises where a machine is lost."""
+
+    def __init__(self, cpus: int = 2, gpus: int = 0) -> None:
+        super().__init__("ray")
+        self.has, self.most, self.started = {"CPU": cpus, "GPU": gpus}, 0, dict[str, Any]()
+        self.open: list[str] = []
+        self.cancelled: list[str] = []
+        self.exceptions = SimpleNamespace(RayError=self.RayError)
+        self.cluster_resources = lambda: self.has
+        self.is_initialized = lambda: False
+        self.shutdown = lambda: self.started.clear()
+        self.init = lambda **words: self.started.update(words)
+        self.cancel = self.cancelled.append
+
+    def remote(self, _: Any) -> Any:
+        """What is asked of a task goes unheard, but for its text."""
+        return SimpleNamespace(options=lambda **words: SimpleNamespace(remote=self.ask))
+
+    def ask(self, text: str) -> str:
+        """A task is known by its job's key."""
+        self.open.append(Job.from_json(text).key)
+        self.most = max(self.most, len(self.open))
+        return self.open[-1]
+
+    def wait(self, tasks: list[str], num_returns: int) -> tuple[list[str], list[str]]:
+        """The youngest is done first."""
+        return [tasks[-1]], tasks[:-1]
+
+    def get(self, task: str) -> str:
+        """An outcome; `lost` has none."""
+        self.open.remove(task)
+        if task == "lost":
+            raise self.RayError("a worker died\nout of memory")
+        return Outcome(({"macs": 1.0},), (task,)).to_json()
+
+
+def test_jobs_on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more at a time than there are workers; a lost one is a problem of its own; the rest is cancelled at a stop."""
+    from recipes.on_ray import Ray
+
+    ray = Pretended()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    engine = Ray(2)
+    assert ray.started["num_cpus"] == 2
+    jobs = [Job(key, "", (0,), (), "", {}) for key in ("a", "lost", "b", "c")]
+    found = {job.key: outcome for job, outcome in engine.run(jobs)}
+    assert ray.most == 2
+    assert found["lost"].problem == "RayError: out of memory"
+    assert [found[key].folders for key in ("a", "b", "c")] == [("a",), ("b",), ("c",)]
+    with closing(engine.run(jobs)) as ended:
+        next(ended)
+    assert len(ray.cancelled) == 1
+    engine.close()
+    assert ray.started == {}
+    for wanted in ({"threads": 3}, {"device": "cuda"}):
+        with pytest.raises(ValueError, match=r"no job fits the Ray cluster: each takes \d CPUs"):
+            Ray(2, **wanted)
+
+
+def test_a_ray_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.on_ray import Ray
+
+    ray = Pretended()
+
+    def away(**_: Any) -> None:
+        raise ConnectionError("nobody there")
+
+    ray.init = away
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(
+        ValueError, match=r"no Ray cluster answers at 'there:1' \(ConnectionError: nobody there\)"
+    ):
+        Ray(2, address="there:1")
+    with pytest.raises(ValueError, match="Ray could not be started on this machine"):
+        Ray(2)
 
 
 def test_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
