@@ -1,4 +1,4 @@
-"""The command: decoct plan | run | rank | rehearse | resume | compare | describe | schema.
+"""The command: decoct plan | run | rank | rehearse | resume | compare | sweep | describe | schema.
 
 Exit codes: 0 done; 1 a failure of ours, with its traceback; 2 wrong input, with one message; 3 a budget that is missed
 or out of reach; 130 stopped by Ctrl-C or SIGTERM, with a line that says how to go on.
@@ -137,6 +137,49 @@ def _schema(options: argparse.Namespace) -> None:
     print(json.dumps(schema(_trust(options)), indent=2))
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    recipe, workshop = _recipe(options), _workshop(options)
+    from recipes import goals, space
+    from recipes.sweep import Sweep, engine_for, sweep
+    from recipes.terminal import Display
+
+    trust = _trust(options)
+    over = space.merged(space.read(_space_file(options), trust) if options.space else {}, options.over)
+    asked = Sweep(
+        recipe,
+        space.space(recipe, over, trust),
+        goals.objectives(options.maximize, options.minimize),
+        goals.of_page(getattr(recipe, "at_most", None), goals.bounds(options.at_most)),
+        options.seeds,
+    )
+    with Display() as display:
+        made = sweep(
+            asked,
+            workshop,
+            trials=options.trials,
+            batch=options.batch,
+            engine=engine_for(
+                options.engine,
+                options.workers,
+                threads=options.threads,
+                address=options.ray_address,
+                device=workshop.device,
+                display=display,
+            ),
+            storage=options.storage,
+            test_best=options.test_best,
+            trust=trust,
+            display=display,
+        )
+    return OK if made.front else MISSED
+
+
+def _space_file(options: argparse.Namespace) -> Path:
+    """The space's file: as named, or so named beside the page."""
+    beside = find_page(options.page).parent / options.space
+    return Path(options.space) if options.space.is_file() or not beside.is_file() else beside
+
+
 def _go(recipe: "Recipe", workshop: "Workshop", *, rehearse: bool = False, **more: str) -> int:
     from recipes.run import run
     from recipes.terminal import Display
@@ -213,6 +256,7 @@ def _workshop(options: argparse.Namespace) -> "Workshop":
         tracking=options.tracking,
         reuse=options.reuse,
         register=getattr(options, "register", None),
+        test=getattr(options, "test", True),
     )
 
 
@@ -235,6 +279,7 @@ def _as_before(options: argparse.Namespace, folder: Path) -> None:
     options.tracking = options.tracking or before.get("tracking")
     options.reuse = options.reuse or bool(before.get("reuse"))
     options.register = options.register or before.get("register")
+    options.test = bool(before.get("test", True))  # a sweep's trial stays one
 
 
 def _trust(options: argparse.Namespace) -> tuple[str, ...]:
@@ -275,6 +320,8 @@ def _is_wrong_input(problem: Exception) -> bool:
 def _how_to_go_on(options: argparse.Namespace, began: float) -> str:
     if options.command == "compare":
         return "what is done is kept: the same command goes on where it stopped"
+    if options.command == "sweep":
+        return "the same command goes on where it stopped"
     if options.command not in ("run", "rank", "resume"):
         return "nothing was left unfinished"
     # The runner writes a run's page when it begins or goes on; file systems keep time coarsely.
@@ -402,6 +449,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--csv", metavar="FILE", type=Path, help="write the table to a file")
     compare.add_argument("--html", metavar="FILE", type=Path, help="write a page with pictures")
+    _sweep_words(
+        add("sweep", _sweep, "try values for a page's fields, and keep the best", page, machine, trust)
+    )
     describe = add("describe", _describe, "explain what a page may name; without NAME, list it", trust)
     describe.add_argument("name", metavar="NAME", nargs="?", help="such as compress.GAL")
     describe.add_argument(
@@ -415,6 +465,59 @@ def _model_name(text: str) -> str:
     if not text or any(sign in text for sign in "/:'\"%"):
         raise argparse.ArgumentTypeError(f"must be a name without / : % and quotes, not {text!r}")
     return text
+
+
+def _sweep_words(parser: argparse.ArgumentParser) -> None:
+    """What `decoct sweep` takes beside a page and a machine."""
+    parser.add_argument(
+        "--over",
+        metavar="PATH=VALUES",
+        action="append",
+        default=[],
+        help="a field and what it may be: stages.0.l1=log:1e-3..1e-1, stages.1.epochs=1..5 (whole numbers), "
+        "stages.0.importance=l1,l2; several times",
+    )
+    parser.add_argument(
+        "--space", metavar="FILE", type=Path, help="the same as YAML, found beside the page, too"
+    )
+    parser.add_argument(
+        "--maximize", metavar="FACT", action="append", default=[], help="score, on val (score)"
+    )
+    parser.add_argument(
+        "--minimize",
+        metavar="FACT",
+        action="append",
+        default=[],
+        help="macs, bytes, params, latency_ms_p50, latency_ms_p95 or seconds; several times (macs)",
+    )
+    parser.add_argument(
+        "--at-most",
+        metavar="FACT=AMOUNT",
+        action="append",
+        default=[],
+        help="what a trial must keep: macs=40%% (of the teacher's), bytes=300kB, latency_ms_p95=3.0, "
+        "accuracy_drop=0.5 (points, on val); several times",
+    )
+    parser.add_argument(
+        "--trials", metavar="N", type=_positive, default=20, help="in all, earlier ones too (20)"
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=_positive, default=1, help="runs of each trial, to take the mean of (1)"
+    )
+    parser.add_argument(
+        "--batch", metavar="N", type=_positive, help="trials proposed at a time (as many as workers)"
+    )
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="who does trials (local)")
+    parser.add_argument("--workers", metavar="N", type=_positive, help="trials done at a time (1; of Ray 2)")
+    parser.add_argument(
+        "--ray-address", metavar="A", help="of a Ray cluster; auto finds one (one started here)"
+    )
+    parser.add_argument("--storage", metavar="URL", help="an Optuna storage (sqlite in the runs' folder)")
+    parser.add_argument(
+        "--test-best",
+        action="store_true",
+        help="run the best to their end: read test for them, once, and pack their students",
+    )
 
 
 def _natural(text: str) -> int:

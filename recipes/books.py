@@ -52,6 +52,7 @@ class Books:
                 "tracking": workshop.tracking,
                 "reuse": workshop.reuse,
                 "register": workshop.register,
+                "test": workshop.test,
             },
         )
         self._warn = warn
@@ -73,7 +74,13 @@ class Books:
                 "mlflow.source.type": "LOCAL",
                 NOTE: telling.about(recipe, hash),
             }
-            self.tracker.begin("run", name=telling.title(recipe), params=telling.params(recipe), tags=tags)
+            self.tracker.begin(
+                "run",
+                name=telling.title(recipe),
+                params=telling.params(recipe),
+                tags=tags,
+                above=workshop.above,
+            )
             self.tracker.artifact("run", folder / "page.yaml")
 
     def close(self, status: Any) -> None:

@@ -36,3 +36,18 @@ class Quiet:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Nothing."""
+
+
+class Progress(Quiet):
+    """Passes on how it goes, and nothing of what comes out: of work that is a part of something larger."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+
+    def stage(self, name: str, position: int, total: int) -> None:
+        """A stage begins."""
+        self.display.stage(name, position, total)
+
+    def epoch(self, done: int, total: int, values: Mapping[str, float]) -> None:
+        """So many epochs of it are done."""
+        self.display.epoch(done, total, values)

@@ -34,17 +34,19 @@ if TYPE_CHECKING:
 def finish(run: Run, state: State) -> None:
     """Read test, write `report.html`, `compact/` and `result.json`, and show the table.
 
-    What an earlier run of the same folder finished is not done again: test is read once.
+    What an earlier run of the same folder finished is not done again: test is read once. Where the workshop leaves
+    test alone, it is not read, and nothing is packed that would be given away without its score.
     """
-    if run.limit is None and not run.ranks_only:
+    test = run.limit is None and run.workshop.test
+    if test and not run.ranks_only:
         with run.ledger.reading("tests teachers and student", run.folder):
             _test(run, state)
     with run.ledger.reading("compares the student with every teacher", run.folder):
-        found = masters.measure(run, state) if run.limit is None else None
-    run.verdict = _judged(run, state, found)
+        found = masters.measure(run, state) if test else None
+    run.verdict = _judged(run, state, found) if test else None
     onnx: dict[str, Any] | None = None
     try:
-        if state.student is not None:
+        if state.student is not None and run.workshop.test:
             onnx = _pack(run, state)
     finally:  # a student that cannot be packed has a report all the same
         with run.clock.on("report"):

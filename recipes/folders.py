@@ -242,9 +242,13 @@ def adopt(name: str, home: Path, code: Code | None) -> bool:
     return False
 
 
+class Busy(ValueError):
+    """Another process works in a folder that this one wants for itself."""
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. Raises ValueError where another one works in it."""
+    """Hold the folder for this process. Raises Busy where another one works in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+", encoding="utf-8") as lock:
         try:
@@ -252,7 +256,7 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise ValueError(
+            raise Busy(
                 f"{folder} is being worked in by process {lock.read().strip() or 'unknown'}: "
                 "wait for it, or stop it"
             ) from None

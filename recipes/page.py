@@ -45,27 +45,25 @@ def read(page: str | Path, trust: tuple[str, ...] = ()) -> "Recipe":
     """
     text, name = _text(page)
     reader = _Reader(trust)
-    try:
-        node = yaml.compose(text, Loader=PageLoader)
-        if node is None:
-            raise PageError((f"it is empty: begin with `{_RECIPE}:`",), name)
-        value = reader.value(node, "recipe")
-    except yaml.MarkedYAMLError as problem:
-        raise PageError((_not_yaml(problem),), name) from problem
-    except yaml.YAMLError as problem:
-        raise PageError((f"it is not YAML: {str(problem).splitlines()[0]}",), name) from problem
-    except RecursionError as problem:
-        raise PageError(("it is nested too deeply to be a recipe",), name) from problem
+    node, value = _value(reader, text, name, "recipe", f"begin with `{_RECIPE}:`")
     from recipes.recipe import Recipe
 
     if not isinstance(value, Recipe | Broken):
         held = show(value) if is_spec(type(value)) else f"`{show(value)}`"
         reader.note("recipe", node, f"a page holds one {_RECIPE}, this one holds {held}")
-    if reader.mistakes:
-        raise PageError(
-            tuple(text for _, text in sorted(reader.mistakes, key=lambda mistake: mistake[0])), name
-        )
+    reader.complain(name)
     assert isinstance(value, Recipe)
+    return value
+
+
+def values(text: str, trust: tuple[str, ...] = (), *, name: str = "the text") -> Any:
+    """What a piece of YAML holds, read as inside a page: numbers and words, lists, mappings, and calls made.
+
+    Raises PageError as `read` does; `name` is what it calls the text.
+    """
+    reader = _Reader(trust)
+    _, value = _value(reader, text, name, "it", "write something into it")
+    reader.complain(name)
     return value
 
 
@@ -111,6 +109,21 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def _value(reader: "_Reader", text: str, name: str, path: str, hint: str) -> tuple[yaml.Node, Any]:
+    """The node of a text, and its value as far as it could be read."""
+    try:
+        node = yaml.compose(text, Loader=PageLoader)
+        if node is None:
+            raise PageError((f"it is empty: {hint}",), name)
+        return node, reader.value(node, path)
+    except yaml.MarkedYAMLError as problem:
+        raise PageError((_not_yaml(problem),), name) from problem
+    except yaml.YAMLError as problem:
+        raise PageError((f"it is not YAML: {str(problem).splitlines()[0]}",), name) from problem
+    except RecursionError as problem:
+        raise PageError(("it is nested too deeply to be a recipe",), name) from problem
+
+
 def _text(page: str | Path) -> tuple[str, str]:
     if isinstance(page, str) and ("\n" in page or not page.endswith((".yaml", ".yml"))):
         return page, "the page"
@@ -142,6 +155,12 @@ class _Reader:
         if (node.start_mark.index, message) not in self.mistakes:
             self.mistakes.append((node.start_mark.index, message))
         return Broken()
+
+    def complain(self, name: str) -> None:
+        """Raise PageError with all that was noted, in the order of the text called `name`."""
+        if self.mistakes:
+            told = sorted(self.mistakes, key=lambda mistake: mistake[0])
+            raise PageError(tuple(text for _, text in told), name)
 
     def value(self, node: yaml.Node, path: str) -> Any:
         if any(node is outer for outer in self._inside):
@@ -278,4 +297,4 @@ def _deepest(node: yaml.Node, steps: Steps) -> yaml.Node | None:
     return nearest
 
 
-__all__ = ["HOUSE", "PageError", "digest", "hash_prefix", "read", "write"]
+__all__ = ["HOUSE", "PageError", "digest", "hash_prefix", "read", "values", "write"]

@@ -56,3 +56,7 @@ class Workshop:
     """take up stages finished by other code, too"""
     register: str | None = None
     """the registered model in MLflow that the student becomes a version of; None registers nothing"""
+    test: bool = True
+    """whether a run reads test at its end, and packs the student; a trial of a sweep, chosen by val, does neither"""
+    above: str | None = None
+    """the tracker's key of the run that runs lie under: of a sweep's trial"""

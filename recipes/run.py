@@ -161,10 +161,7 @@ class Run:
                 "store, or leave --register out"
             )
         self.seal = self._planned()
-        gathered = [self._teacher(checkpoint) for checkpoint in self.recipe.teachers]
-        self.teachers = tuple(teacher for teacher, _ in gathered)
-        self.sha256 = tuple(sha256 for _, sha256 in gathered)
-        of_one_kind(self.recipe, self.teachers)
+        self._gather()
         hashes = folders.stage_hashes(self.recipe, self.teachers, self.limit)
         self.folder = folders.run_folder(self.recipe, self.workshop.runs, hashes)
         with folders.alone(self.folder):
@@ -204,6 +201,17 @@ class Run:
                 self.display.note(line)
         return seal
 
+    def prepare(self, folder: Path) -> tuple[Record, ...]:
+        """The teachers alone: trained where they have to be, measured and let in as `go` would; a record each.
+
+        folder  where these records are kept; the tracker is not told
+        """
+        self._gather()
+        self.folder = folder
+        for teacher, checkpoint in zip(self.teachers, self.recipe.teachers, strict=True):
+            self._row_zero(teacher, checkpoint.task)
+        return tuple(self.records)
+
     # -- what is told -------------------------------------------------------------------------------------
 
     def _note(self, folder: Path) -> Record:
@@ -239,6 +247,12 @@ class Run:
         return report
 
     # -- teachers -----------------------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        gathered = [self._teacher(checkpoint) for checkpoint in self.recipe.teachers]
+        self.teachers = tuple(teacher for teacher, _ in gathered)
+        self.sha256 = tuple(sha256 for _, sha256 in gathered)
+        of_one_kind(self.recipe, self.teachers)
 
     def _teacher(self, checkpoint: Checkpoint) -> tuple[Teacher, str]:
         self.display.stage(f"teacher {checkpoint.name}", 0, len(self.recipe.stages))

@@ -80,6 +80,11 @@ def line(page: Call) -> str:
     return f"{page.name}: {_flow(page.fields)}"
 
 
+def inline(value: Any) -> str:
+    """A value on one line, as it would stand on a page."""
+    return _flow(_plain(value, tagged=False, where="it"))
+
+
 def show(value: Any, width: int = 60) -> str:
     """A value as it would stand on a page, cut to `width` characters; text in quotes, a spec by its name."""
     if is_spec(type(value)):

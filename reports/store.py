@@ -151,7 +151,8 @@ class Store:
             )
             run = found[0].info.run_id if found else None
         if run is None:
-            parent = {"mlflow.parentRunId": self._id(event["parent"])} if event["parent"] else {}
+            above = self._id(event["parent"]) if event["parent"] else self._above(event)
+            parent = {"mlflow.parentRunId": above} if above else {}
             made = self._client.create_run(
                 self.told.experiment,
                 start_time=event["at"],
@@ -164,8 +165,20 @@ class Store:
         for start in range(0, len(params), 100):
             self._client.log_batch(run, params=params[start : start + 100])
 
+    def _above(self, event: Event) -> str | None:
+        """The id of a run that another tracker told, which this one lies under."""
+        if not (key := event.get("above")):
+            return None
+        found = self._client.search_runs([self.told.experiment], f"tags.decoct_key = '{key}'", max_results=1)
+        if not found:
+            raise LookupError(f"the run above {event['run']!r} is not there yet")
+        return str(found[0].info.run_id)
+
     def _resume(self, event: Event) -> None:
-        self._client.update_run(self._id(event["run"]), status="RUNNING")
+        run = self._id(event["run"])
+        if (above := self._above(event)) and "mlflow.parentRunId" not in self._client.get_run(run).data.tags:
+            self._client.set_tag(run, "mlflow.parentRunId", above)
+        self._client.update_run(run, status="RUNNING")
 
     def _end(self, event: Event) -> None:
         self._client.set_terminated(self._id(event["run"]), event["status"], end_time=event["at"])

@@ -43,8 +43,12 @@ class Tracker(Protocol):
         parent: str | None = None,
         params: Mapping[str, object] = ...,
         tags: Mapping[str, str] = ...,
+        above: str | None = None,
     ) -> None:
         """Open a run, or take it up again where it was begun before."""
+
+    def key(self, run: str) -> str | None:
+        """By what another tracker lays a run of its own under this one (`above`); None where nothing is kept."""
 
     def metrics(
         self, run: str, values: Mapping[str, float], step: int = 0, *, model: str | None = None
@@ -107,6 +111,10 @@ class Silent:
 
     def begin(self, run: str, **_: Any) -> None:
         """Nothing."""
+
+    def key(self, run: str) -> str | None:
+        """Nothing is kept."""
+        return None
 
     def metrics(
         self, run: str, values: Mapping[str, float], step: int = 0, *, model: str | None = None
@@ -226,17 +234,29 @@ class MLflow:
         parent: str | None = None,
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
+        above: str | None = None,
     ) -> None:
-        """Open a run, or take it up again where it was begun before; params and tags then stay."""
+        """Open a run, or take it up again where it was begun before; params and tags then stay.
+
+        parent  the caller's run that it lies under
+        above   or one that another tracker over the same store told, by that one's `key`: a sweep's trial has runs
+                that other processes tell. Its events come first; until they have, this one waits as for a store
+                that is away. A run that lies under another already stays there.
+        """
         if self._mirror.begun(run):
-            self._write({"do": "resume", "run": run})
+            self._write({"do": "resume", "run": run, **({"above": above} if above else {})})
             return
         if parent is not None:
             self._known(parent)
-        about = {"name": name or run, "parent": parent, "tags": dict(tags or {})}
+        about: dict[str, object] = {"name": name or run, "parent": parent, "tags": dict(tags or {})}
+        about |= {"above": above} if above else {}
         texts = {key: str(value) for key, value in (params or {}).items()}
         self._write({"do": "begin", "run": run, **about, "params": texts})
         self._courier.hurry()
+
+    def key(self, run: str) -> str | None:
+        """By what another tracker over the same store lays a run under this one; known before any store is."""
+        return f"{self._mirror.key}/{run}"
 
     def metrics(
         self, run: str, values: Mapping[str, float], step: int = 0, *, model: str | None = None
