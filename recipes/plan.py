@@ -66,7 +66,7 @@ def plan(recipe: Recipe, workshop: Workshop | None = None, *, probe: bool = True
     stages = []
     for step in steps:
         timed = None
-        if device is not None and step.forecast is not None:
+        if device is not None and step.forecast is not None and step.problem is None:
             timed = bench(recipe.task, lambda: splits).of_stage(step.forecast)
         stages.append(_stage(step, splits, timed, done.get(step.position)))
     return Plan(
