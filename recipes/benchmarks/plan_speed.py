@@ -74,7 +74,7 @@ def main() -> None:
     head = ("network", "stages", "wall s", "CPU s")
     busy = os.getloadavg()[0]
     said = (
-        f"`python -m recipes.benchmarks.plan_speed --threads {arguments.threads}`, commit {commit()}. {machine()}. "
+        f"`python -m recipes.benchmarks.plan_speed --threads {arguments.threads} --cases {' '.join(arguments.cases)}`, commit {commit()}. {machine()}. "
         f"Steps are timed at batch 32; the first row pays for importing "
         f"torch-pruning. The machine's "
         f"load at the end was {busy:.1f} on {os.cpu_count()} cores, so that CPU seconds say more."
