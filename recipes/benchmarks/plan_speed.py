@@ -73,8 +73,9 @@ def main() -> None:
         print(*body[-1], sep="; ", flush=True)
     head = ("network", "stages", "wall s", "CPU s")
     busy = os.getloadavg()[0]
+    command = f"plan_speed --threads {arguments.threads} --cases {' '.join(arguments.cases)}"
     said = (
-        f"`python -m recipes.benchmarks.plan_speed --threads {arguments.threads} --cases {' '.join(arguments.cases)}`, commit {commit()}. {machine()}. "
+        f"`python -m recipes.benchmarks.{command}`, commit {commit()}. {machine()}. "
         f"Steps are timed at batch 32; the first row pays for importing "
         f"torch-pruning. The machine's "
         f"load at the end was {busy:.1f} on {os.cpu_count()} cores, so that CPU seconds say more."
