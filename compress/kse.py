@@ -470,9 +470,10 @@ class Work:
             name: sum(p.numel() for p in modules[name].parameters()) for name in self.left if name in modules
         }
         name = max(sizes, key=sizes.__getitem__, default="")
-        return (
-            f"'{name}' with {count(sizes[name])} parameters (left alone: {self.left[name]})" if name else ""
-        )
+        if not name:
+            return ""
+        held = f"'{name}' with {count(sizes[name])} parameters"
+        return f"the largest layer that does not share is {held} ({self.left[name]})"
 
     # -- accounts ---------------------------------------------------------------------------------------------
 

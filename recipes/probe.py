@@ -22,6 +22,8 @@ from teachers.task import Split, Splits
 
 _SECONDS = 0.7
 """that a timed step should take at most: larger batches are told from smaller ones"""
+_LEAST = 0.2
+"""seconds that steps are timed for at least: on a busy machine a shorter look would miss that it is busy"""
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,20 @@ class Bench:
         """A bench with a batch of the task's, and how long fetching one takes; of no data where train is empty."""
         if not splits.samples(Split.TRAIN):
             return cls(device, precision, tuple(x.to(device) for x in signature.usual(32)), 0.0)
-        taken, first = [], None
+        first, spent, taken = None, 0.0, 0
         batches = splits.batches(Split.TRAIN, device, torch.Generator().manual_seed(0))
         began = time.perf_counter()
-        for batch in islice(batches, 4):
-            taken.append(time.perf_counter() - began)
+        for batch in islice(batches, 32):
+            now = time.perf_counter()
+            # The first one may have opened files and drawn the order of all of them.
+            if first is not None or splits.steps(Split.TRAIN) == 1:
+                spent, taken = spent + now - began, taken + 1
             first = first if first is not None else batch.inputs
+            if spent > _LEAST:
+                break
             began = time.perf_counter()
         assert first is not None
-        # The first one may have opened files and drawn the order of all of them.
-        return cls(device, precision, first, min(taken))
+        return cls(device, precision, first, spent / max(taken, 1))
 
     def of_stage(self, forecast: Forecast) -> Estimate:
         """A stage's passes, its reading and what else it does, together."""
@@ -94,13 +100,13 @@ class Bench:
     def _measured(self, one: Pass, batch: int) -> Estimate:
         own = one.signature is None
         if own and (len(self.inputs) > 1 or not self.inputs[0].is_floating_point()):
-            return self._of_size(one, self.inputs)[0]  # a graph goes as a whole
+            return self._of_size(one, self.inputs, _LEAST)  # a graph goes as a whole
         size, found = min(4, batch), []
         while True:
-            inputs = self._inputs(one, size)
-            estimate, spread = self._of_size(one, inputs)
+            last = size == batch
+            estimate = self._of_size(one, self._inputs(one, size), _LEAST if last else 0.0)
             found.append((size, estimate))
-            if size == batch or spread > _SECONDS / 2:
+            if last or estimate.seconds > _SECONDS / 4:
                 break
             size = min(batch, size * 4)
         return _extended(found, batch)
@@ -110,20 +116,18 @@ class Bench:
             return tuple(x.to(self.device) for x in one.signature.example(size))
         return tuple(_resized(x, size) for x in self.inputs)
 
-    def _of_size(self, one: Pass, inputs: tuple[Tensor, ...]) -> tuple[Estimate, float]:
-        """A step with these inputs: the estimate, and how long trying took."""
+    def _of_size(self, one: Pass, inputs: tuple[Tensor, ...], least: float) -> Estimate:
+        """A step with these inputs, from as many as take `least` seconds; one alone has warmed up for them."""
         step = _stepper(one, inputs, self.device, self.precision)
-        began = time.perf_counter()
         peak = _peak(step, self.device)
-        spent = time.perf_counter() - began
-        taken = []
-        for _ in range(1 if spent > _SECONDS else 3):
+        spent, taken = 0.0, 0
+        while not taken or spent < least:
             began = time.perf_counter()
             step()
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            taken.append(time.perf_counter() - began)
-        return Estimate(sorted(taken)[len(taken) // 2], peak), sum(taken) / len(taken)
+            spent, taken = spent + time.perf_counter() - began, taken + 1
+        return Estimate(spent / taken, peak)
 
 
 def _resized(tensor: Tensor, size: int) -> Tensor:
