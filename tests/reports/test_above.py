@@ -69,7 +69,8 @@ def test_it_waits_for_the_one_above_and_stays_where_it_is(tmp_path: Path) -> Non
 
 
 def test_the_key_is_known_before_any_store_was_asked(tmp_path: Path) -> None:
-    tracking = MLflow(tmp_path, "http://127.0.0.1:1", every=1000)
+    said: list[str] = []
+    tracking = MLflow(tmp_path, "http://127.0.0.1:1", warn=said.append, every=1000)
     assert tracking.key("trial-000") == f"{Mirror(tmp_path).key}/trial-000"
     assert Silent().key("trial-000") is None
     tracking.begin("run", above="abc/trial-000")
