@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -87,20 +86,6 @@ def history(client: Any, run: str) -> History:
 def ids(folder: Path, uri: str) -> dict[str, Any]:
     told: dict[str, Any] = json.loads((folder / "tracking.json").read_text())["stores"][uri]
     return told
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that was made and never used: making one takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking = MLflow(path.parent / "run", f"sqlite:///{path}")
-    tracking.begin("run")
-    assert tracking.close(120) == 0
-    with sqlite3.connect(path) as database:
-        for table in ("tags", "params", "metrics", "latest_metrics", "inputs", "runs"):
-            database.execute(f"DELETE FROM {table}")
-        database.execute("DELETE FROM experiments WHERE experiment_id > 0")
-    return path
 
 
 def test_a_run_in_sqlite(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
