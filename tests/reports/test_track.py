@@ -146,7 +146,8 @@ def test_a_run_in_sqlite(tmp_path: Path, empty: Path, monkeypatch: pytest.Monkey
     made = client.get_logged_model(student.model_id)
     assert {metric.key: metric.value for metric in made.metrics}["score/accuracy"] == 0.875
     assert [file.path for file in client.list_logged_model_artifacts(made.model_id)] == ["card.json"]
-    assert sorted(path.name for path in runs.iterdir()) == ["mlflow-artifacts", "mlflow.db", "one"]
+    kept = [".mlflow.db.lock", "mlflow-artifacts", "mlflow.db", "one"]
+    assert sorted(path.name for path in runs.iterdir()) == kept
     assert not (tmp_path / "mlruns").exists()
 
     # Another store is told all of it from the beginning.
