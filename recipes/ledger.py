@@ -28,7 +28,7 @@ from teachers.task import Splits, Task
 
 FILE = "ledger.json"
 _PROOF = (
-    "No stage of this run was handed a sample of a task. Every stage says that it sees nothing, and was therefore run "
+    "No stage was handed a sample of the task. Every stage says that it sees nothing, and was therefore run "
     "at a session without data: its feed is closed, and asking it for a batch ends the run. All that the run itself "
     "opened went out through counters, and these are all their rows: they belong to the runner, which measures and "
     "hands nothing on, and to the training of teachers that came without weights. What this does not cover is code of "

@@ -113,8 +113,8 @@ def _part(splits: Splits, device: torch.device) -> Sequence[Batch]:
         if batch.part is not None:  # a graph is answered whole
             return [batch, *batches]
         assert batch.target is not None
-        some = torch.linspace(0, len(batch) - 1, max(1, round(share * len(batch)))).long().unique()
-        where = some.to(device)
+        count = max(1, round(share * len(batch)))
+        where = (torch.arange(count) * (len(batch) - 1) // max(count - 1, 1)).to(device)
         batches.append(Batch(tuple(part[where] for part in batch.inputs), batch.target[where]))
     return batches
 

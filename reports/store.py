@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -89,7 +90,22 @@ class Store:
         """A connection with short patience."""
         with _patience(self._timeout):
             if self._client is None:
-                self._connect()
+                with self._first():
+                    self._connect()
+            yield
+
+    @contextmanager
+    def _first(self) -> Iterator[None]:
+        """Of those who would make one and the same local database, one after another: its tables are made in many
+        steps, which mlflow does not guard against each other, and two at once leave a broken file.
+        """
+        if not self.uri.startswith("sqlite:///"):
+            yield
+            return
+        database = Path(self.uri.removeprefix("sqlite:///")).resolve()
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with open(database.with_name(f".{database.name}.lock"), "a", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the file is closed
             yield
 
     def _connect(self) -> None:

@@ -215,7 +215,7 @@ def test_a_run_without_data_proves_it(bench: Workshop) -> None:
     ]
     assert own[0]["distinct"] == 64
     report = (made.folder / "report.html").read_text()
-    assert "No stage of this run was handed a sample" in report
+    assert "No stage was handed a sample of the task" in report
     assert "code of a stage that would open files by itself" in report
     opened = run(recipe(*stages[1:2], Recalibrate(batches=1), name="closed"), bench)
     assert ledger_of(opened.folder)["proof"] is None

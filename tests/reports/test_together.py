@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_track import empty, history, ids
+from test_track import history, ids
 
 from reports.deliver import Courier
 from reports.mirror import Mirror
 from reports.track import MLflow
 
-__all__ = ["empty"]
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 

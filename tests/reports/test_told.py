@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import chromium
-from test_track import empty, server
+from test_track import server
 from thirty import tell
 
 from compress import GAL, Finetune
@@ -25,7 +25,7 @@ from teachers.tasks import Subset, Toy
 from teachers.teacher import Checkpoint
 from teachers.train import Train
 
-__all__ = ["empty", "server"]
+__all__ = ["server"]
 
 
 def test_parameters_have_names_that_fit_a_column() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -89,20 +88,6 @@ def ids(folder: Path, uri: str) -> dict[str, Any]:
     return told
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that was made and never used: making one takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking = MLflow(path.parent / "run", f"sqlite:///{path}")
-    tracking.begin("run")
-    assert tracking.close(120) == 0
-    with sqlite3.connect(path) as database:
-        for table in ("tags", "params", "metrics", "latest_metrics", "inputs", "runs"):
-            database.execute(f"DELETE FROM {table}")
-        database.execute("DELETE FROM experiments WHERE experiment_id > 0")
-    return path
-
-
 def test_a_run_in_sqlite(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder, runs, said = tmp_path / "runs" / "one", tmp_path / "runs", list[str]()
@@ -161,7 +146,8 @@ def test_a_run_in_sqlite(tmp_path: Path, empty: Path, monkeypatch: pytest.Monkey
     made = client.get_logged_model(student.model_id)
     assert {metric.key: metric.value for metric in made.metrics}["score/accuracy"] == 0.875
     assert [file.path for file in client.list_logged_model_artifacts(made.model_id)] == ["card.json"]
-    assert sorted(path.name for path in runs.iterdir()) == ["mlflow-artifacts", "mlflow.db", "one"]
+    kept = [".mlflow.db.lock", "mlflow-artifacts", "mlflow.db", "one"]
+    assert sorted(path.name for path in runs.iterdir()) == kept
     assert not (tmp_path / "mlruns").exists()
 
     # Another store is told all of it from the beginning.
