@@ -16,6 +16,7 @@ from recipes.recipe import Recipe
 from recipes.space import Space
 from recipes.study import Trial
 from reports import plots
+from reports.pareto import Spot, pareto
 from reports.ranking import alone
 from students.files import write_json, write_text
 
@@ -149,19 +150,13 @@ def table(found: Swept) -> str:
 
 
 def drawing(found: Swept) -> str:
-    """The best trials and the teacher, score against MACs, as SVG; empty where there are not two scores."""
-    told = [(f"trial {trial.number}", trial.facts, "") for trial in found.front]
-    records: list[dict[str, Any]] = [
-        {
-            "stage": name,
-            "metric": found.metric,
-            "val": {"value": facts[f"{prefix}score"]} if f"{prefix}score" in facts else None,
-            "profile": {"macs": facts[f"{prefix}macs"]},
-        }
-        for name, facts, prefix in (*told, ("teacher", found.teacher, "teacher_"))
-    ]
-    records.sort(key=lambda record: record["profile"]["macs"])
-    return plots.tradeoff(records)
+    """Every trial within the bounds and the teacher, score against MACs, as SVG; empty where there are not two."""
+    done = [trial for trial in found.trials if trial.keeps_bounds and "score" in trial.facts]
+    spots = [Spot(f"trial {trial.number}", trial.facts["score"], trial.facts.get("macs")) for trial in done]
+    if "teacher_score" in found.teacher:
+        score, macs = found.teacher["teacher_score"], found.teacher.get("teacher_macs")
+        spots.append(Spot("teacher", score, macs, kind="teacher"))
+    return pareto(spots, "MACs of one input", f"{found.metric} on val")
 
 
 # -- the terminal -----------------------------------------------------------------------------------------
