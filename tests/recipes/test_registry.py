@@ -111,6 +111,7 @@ def test_pyfunc_predicts(registered: Registered) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_mlflow_serves_it(registered: Registered, tmp_path: Path) -> None:
     """The real server, on a free port, answers a request as the student does."""
     with socket.socket() as free:
@@ -123,7 +124,7 @@ def test_mlflow_serves_it(registered: Registered, tmp_path: Path) -> None:
     with open(tmp_path / "said", "w") as said:
         server = subprocess.Popen([*command, *more], env=environment, cwd=tmp_path, stdout=said, stderr=said)
         try:
-            end = time.monotonic() + 180
+            end = time.monotonic() + 480
             while not _answers(f"http://127.0.0.1:{port}/ping"):
                 assert server.poll() is None, (tmp_path / "said").read_text()
                 assert time.monotonic() < end, (tmp_path / "said").read_text()
