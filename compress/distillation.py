@@ -67,8 +67,7 @@ class Still:
 
 @spec
 class Distillation(Stage):
-    """Teach a student the nodes of a graph, by Adam; the epoch that is best on val is handed on (by accuracy, or
-    micro-F1).
+    """Teach a student the nodes of a graph, by Adam; the epoch that is best on val is handed on (`choose`).
 
         labels * cross-entropy  +  soft_targets * T^2 KL(teacher || student at T)  +  weight * hint
 
@@ -111,6 +110,8 @@ class Distillation(Stage):
     """where batches are parts of a graph: the same part as the student, or all of it, once"""
     patience: Annotated[int, Field(ge=1)] | None = 100
     """stop after so many epochs that were no better on val; None goes to the end"""
+    choose: Literal["score", "loss"] = "score"
+    """what val is judged by: accuracy (or micro-F1), the loss of the labels telling equals apart, or that loss alone"""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -205,14 +206,20 @@ class Distillation(Stage):
             score, tie = self._judge(student, answers, session)
             best.see(score, student, tie)
             told_values = {name: float(value) / steps for name, value in sums.items()}
-            session.log({**told_values, "val" if self.labels else "nearness": score}, epoch)
+            accuracy, nearness = (score, tie) if self.choose == "score" else (tie, score)
+            told_values |= {"val": accuracy, "val_loss": -nearness} if self.labels else {"nearness": score}
+            session.log(told_values, epoch)
             if self.patience is not None and best.epochs - best.epoch > self.patience:
                 session.note(f"stopped after epoch {epoch + 1}: no better on val for {self.patience} epochs")
                 break
         student.load_state_dict(best.state)
         session.note(
             f"chosen on val: epoch {best.epoch + 1} of {best.epochs}"
-            + (f", score {best.score:.4f}" if self.labels else f", soft targets at {-best.score:.4g}")
+            + (
+                f", {self.choose} {abs(best.score):.4f}"
+                if self.labels
+                else f", soft targets at {-best.score:.4g}"
+            )
         )
         student.eval()
         self.draw(student, answers, noted, pairs, session)
@@ -257,7 +264,10 @@ class Distillation(Stage):
 
     @torch.no_grad()
     def _judge(self, student: nn.Module, answers: Answers, session: Session) -> tuple[float, float]:
-        """How good the student is on val, and what tells equals apart: by labels, or by how near the teacher is."""
+        """How good the student is on val, and what tells equals apart: by labels, or by how near the teacher is.
+
+        By the loss: how good is minus that, and the score tells equals apart.
+        """
         student.eval()
         kind = answers.teacher.signature.kind
         right, judged, loss, count = 0.0, 0.0, 0.0, 0
@@ -283,4 +293,5 @@ class Distillation(Stage):
             else:
                 right += float((given.argmax(1) == target).sum())
                 judged += float((target >= 0).sum())
-        return right / max(judged, 1.0), -loss / count
+        score, nearness = right / max(judged, 1.0), -loss / count
+        return (score, nearness) if self.choose == "score" else (nearness, score)

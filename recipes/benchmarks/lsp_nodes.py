@@ -56,6 +56,8 @@ METHODS: dict[str, Distillation] = {
     "soft targets": SoftTargets(),
     "LSP as published": LSP.published(embedding=0),
     "LSP": LSP(soft_targets=0.0, embedding=0),
+    "LSP by loss": LSP(soft_targets=0.0, embedding=0, choose="loss"),
+    "labels by loss": SoftTargets(soft_targets=0.0, choose="loss"),
     "LSP + soft targets": LSP(embedding=0),
     "G-CRD": GCRD(soft_targets=0.0),
     "G-CRD + soft targets": GCRD(),

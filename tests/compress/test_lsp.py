@@ -203,6 +203,18 @@ def test_the_best_epoch_on_val_is_handed_on(teacher: Teacher) -> None:
     assert float((student(*batch.inputs).argmax(1) == batch.target).sum()) / 20 == pytest.approx(scores[best])
 
 
+def test_or_the_epoch_of_the_lowest_loss(teacher: Teacher) -> None:
+    told: list[dict[str, float]] = []
+    bench = session(told=told)
+    student = taught(SoftTargets(student=STUDENT, epochs=150, lr=0.05, choose="loss"), teacher, bench)
+    losses = [values["val_loss"] for values in told]
+    best = min(range(len(losses)), key=lambda place: losses[place])
+    assert f"chosen on val: epoch {best + 1} of {len(losses)}, loss {losses[best]:.4f}" in bench.notes
+    assert losses[best] < losses[-1]
+    (batch,) = NodeSplits(data()).batches(Split.VAL, CPU)
+    assert float(F.cross_entropy(student(*batch.inputs), batch.target)) == pytest.approx(losses[best])
+
+
 # -- what it is compared with ------------------------------------------------------------------------------------
 
 
