@@ -25,16 +25,14 @@ class Books:
     tracker  Silent until they are opened
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+    def __init__(self, clock: Clock, recipe: Recipe) -> None:
+        self.clock, self._recipe = clock, recipe
         self.tracker: Tracker = Silent()
         self._warn: Callable[[str], None] = lambda line: None
-        self._recipe: Recipe
         self._running: str | None = None  # the stage that is at work, as the tracker knows it
 
     def open(
         self,
-        recipe: Recipe,
         workshop: Workshop,
         folder: Path,
         code: Code,
@@ -42,6 +40,7 @@ class Books:
         plan: str,
     ) -> None:
         """Write down what is about to be done, and begin the tracker's run."""
+        recipe = self._recipe
         write_text(folder / "page.yaml", write(recipe))
         write_json(
             folder / "workshop.json",
@@ -58,7 +57,7 @@ class Books:
         self._warn = warn
         with self.clock.on("tracking"):
             self.tracker = tracker(workshop.tracking, folder, workshop.runs, warn=warn)
-            self._recipe, hash = recipe, digest(recipe)
+            hash = digest(recipe)
             tags = {
                 "decoct.hash": hash,
                 "decoct.code": str(code),

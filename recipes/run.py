@@ -125,7 +125,7 @@ class Run:
         self.device = device_of(workshop.device)
         self.clock = Clock()
         self.code = folders.this_code()
-        self.books = Books(self.clock)
+        self.books = Books(self.clock, recipe)
         self.records: list[Record] = []
         self.places: list[Path] = []  # the folder of each record
         self.trained: dict[str, Path] = {}  # where each teacher is kept, if it was trained here
@@ -167,9 +167,7 @@ class Run:
         with folders.alone(self.folder):
             if self.limit is None:
                 self.seal.keep(self.folder)
-            self.books.open(
-                self.recipe, self.workshop, self.folder, self.code, self.display.note, self.seal.hash
-            )
+            self.books.open(self.workshop, self.folder, self.code, self.display.note, self.seal.hash)
             try:
                 for teacher, checkpoint in zip(self.teachers, self.recipe.teachers, strict=True):
                     self._row_zero(teacher, checkpoint.task)

@@ -112,7 +112,7 @@ def check(made: Result, task: Task) -> None:
 def test_torchvision(name: str, tmp_path: Path) -> None:
     network = Torchvision(name=name, classes=3)
     made, planned = road(network, IMAGES, taught(network, IMAGES, tmp_path), tmp_path)
-    assert name in str(planned)
+    assert "teachers.networks.Torchvision" in str(planned)
     check(made, IMAGES)
 
 

@@ -69,7 +69,7 @@ def test_where_it_comes_from(registered: Registered, client: Any) -> None:
     parent = client.get_run(version.run_id)
     assert parent.data.tags["decoct.recipe"] == "registered"
     teachers = [client.get_logged_model(one.model_id) for one in parent.inputs.model_inputs]
-    assert [(one.name, one.model_type) for one in teachers] == [("00-toy", "teacher")]
+    assert [(one.name, one.model_type) for one in teachers] == [("registered-seed0-0-toy", "teacher")]
     made = client.get_logged_model(version.tags["decoct.model_id"])
     assert made.model_id in {one.model_id for one in parent.outputs.model_outputs}
     numbers = {metric.key: metric.value for metric in made.metrics}

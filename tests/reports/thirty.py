@@ -48,8 +48,8 @@ def tell(runs: Path, uri: str, count: int = 30, epochs: int = 8) -> list[Path]:
 
 def one(recipe: Recipe, folder: Path, workshop: Workshop, epochs: int) -> Path:
     """One run: its teacher, its stages with curves, and its end."""
-    chance, books = random.Random(f"{recipe.name} {recipe.seed}"), Books(Clock())
-    books.open(recipe, workshop, folder, CODE, print)
+    chance, books = random.Random(f"{recipe.name} {recipe.seed}"), Books(Clock(), recipe)
+    books.open(workshop, folder, CODE, print, "0" * 64)
     records = [teacher(recipe, chance)]
     enter(books, folder / f"00-{records[0].stage}", records[0])
     for position, stage in enumerate(recipe.stages, start=1):
