@@ -20,8 +20,9 @@ help:
 demo: $(READY)
 	$(BIN)/decoct run recipes/book/digits.yaml --threads 1
 
+# One process a core, up to four; a file's tests stay together, since many share what is made once a file.
 test: check
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -104,8 +104,8 @@ def check(made: Result, task: Task) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "mobilenet_v3_small",
-        pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v3_small", marks=pytest.mark.slow),
+        "resnet18",
         pytest.param("mnasnet0_5", marks=pytest.mark.slow),
     ],
 )

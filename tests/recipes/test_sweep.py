@@ -501,7 +501,7 @@ def test_the_command_and_mlflow(bench: Workshop, tmp_path: Path, capsys: pytest.
             if same[0]["number"] == int(
                 run.info.run_name.split()[1]
             ):  # a page that came up again is not done again
-                assert [each.info.run_name for each in below] == ["swept"]
+                assert [each.info.run_name for each in below] == ["swept, seed 0"]
     # Wrong words: one message, before anything runs.
     for wrong, text in (
         (["--over", "stages.1.bye=0.1..0.5"], "has no field 'bye'; did you mean 'by'?"),
