@@ -147,7 +147,9 @@ def test_thirty_runs_in_a_browser(tmp_path: Path, empty: Path, server: Callable[
             page.goto(url)
             for word in words:
                 page.get_by_text(word).first.wait_for(state="attached")
-            page.wait_for_timeout(3000)  # the pages ask the server again and again, so that they are never idle
+            page.wait_for_timeout(
+                3000
+            )  # the pages ask the server again and again, so that they are never idle
             page.screenshot(path=str(tmp_path / f"mlflow-{name}.png"), full_page=True)
             page.close()
     print(f"screenshots: {tmp_path}")
