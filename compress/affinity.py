@@ -209,6 +209,9 @@ def _blocks(near: Neighbours, width: int, block: int) -> Any:
         yield some, near.centre[some], near.neighbour[some]
 
 
+_POWERS: dict[Measure, int] = {"dot": 0, "cosine": 0, "l1": 1, "l2": 2, "squared_l2": 2}
+
+
 def _walks(features: Tensor) -> bool:
     return features.device.type == "cpu" and torch.get_num_threads() < FEW
 
@@ -222,50 +225,48 @@ def _walked(measure: Measure, features: Tensor, near: Neighbours) -> Tensor:
     columns = max(NEAR_BY // (max(near.nodes, 1) * features.element_size()) // 64, 1) * 64  # whole vectors
     lengths = _lengths(features) if measure == "cosine" else None
     for some in features.split(columns, dim=1):
-        part = (some / lengths if lengths is not None else some.contiguous()).numpy()
-        if measure == "l1":
-            _add_distances(part, start, neighbour, found.numpy())
-        elif measure in ("l2", "squared_l2"):
-            _add_squares(part, start, neighbour, found.numpy())
-        else:
-            _add_products(part, start, neighbour, found.numpy())
+        part = some / lengths if lengths is not None else some.contiguous()
+        _add(part.numpy(), start, neighbour, found.numpy(), _POWERS[measure])
     return found.sqrt_() if measure == "l2" else found
 
 
 @numba.njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
-def _add_products(x: Array, start: Array, neighbour: Array, found: Array) -> None:
-    for i in range(len(start) - 1):
-        one = x[i]
-        for edge in range(start[i], start[i + 1]):
-            other = x[neighbour[edge]]
-            total = x.dtype.type(0)
-            for d in range(x.shape[1]):
-                total += one[d] * other[d]
-            found[edge] += total
+def _product(one: Array, other: Array) -> Any:
+    total = one.dtype.type(0)
+    for d in range(len(one)):
+        total += one[d] * other[d]
+    return total
 
 
 @numba.njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
-def _add_squares(x: Array, start: Array, neighbour: Array, found: Array) -> None:
+def _distance(one: Array, other: Array) -> Any:
+    total = one.dtype.type(0)
+    for d in range(len(one)):
+        total += abs(one[d] - other[d])
+    return total
+
+
+@numba.njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
+def _square(one: Array, other: Array) -> Any:
+    total = one.dtype.type(0)
+    for d in range(len(one)):
+        total += (one[d] - other[d]) * (one[d] - other[d])
+    return total
+
+
+@numba.njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
+def _add(x: Array, start: Array, neighbour: Array, found: Array, power: int) -> None:
+    """Add to every edge what its ends make: sum x y for power 0, sum |x - y| for 1, sum (x - y)^2 for 2."""
     for i in range(len(start) - 1):
         one = x[i]
         for edge in range(start[i], start[i + 1]):
             other = x[neighbour[edge]]
-            total = x.dtype.type(0)
-            for d in range(x.shape[1]):
-                total += (one[d] - other[d]) * (one[d] - other[d])
-            found[edge] += total
-
-
-@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
-def _add_distances(x: Array, start: Array, neighbour: Array, found: Array) -> None:
-    for i in range(len(start) - 1):
-        one = x[i]
-        for edge in range(start[i], start[i + 1]):
-            other = x[neighbour[edge]]
-            total = x.dtype.type(0)
-            for d in range(x.shape[1]):
-                total += abs(one[d] - other[d])
-            found[edge] += total
+            if power == 0:
+                found[edge] += _product(one, other)
+            elif power == 1:
+                found[edge] += _distance(one, other)
+            else:
+                found[edge] += _square(one, other)
 
 
 @numba.njit(cache=True, fastmath={"contract"})
