@@ -19,31 +19,28 @@ from reports.evaluate import ValScore
 from students.files import write, write_json
 from teachers.calling import by_position
 from teachers.counted import Counted
-from teachers.task import Batch, Split, Splits, Task
+from teachers.task import Batch, HandedOn, Split, Splits, Task
 from teachers.teacher import Checkpoint, Teacher
 from teachers.weights import digest as sha256
 from teachers.weights import existing
 
 
-class Limited(Splits):
-    """A rehearsal's data: the first few batches of every split."""
+class Limited(HandedOn):
+    """A rehearsal's data: the first few batches of every split, which still tells how many samples it really holds."""
 
     def __init__(self, splits: Splits, limit: Limit) -> None:
-        self._splits, self._limit, self.notes = splits, limit, splits.notes
-
-    def samples(self, split: Split) -> int:
-        """How many samples the split really holds."""
-        return self._splits.samples(split)
+        super().__init__(splits)
+        self._limit = limit
 
     def steps(self, split: Split) -> int:
         """How many batches a rehearsal takes of it."""
-        return min(self._limit.batches, self._splits.steps(split))
+        return min(self._limit.batches, super().steps(split))
 
     def batches(
         self, split: Split, device: torch.device, generator: torch.Generator | None = None
     ) -> Iterator[Batch]:
         """The first batches of one pass."""
-        for count, batch in enumerate(self._splits.batches(split, device, generator)):
+        for count, batch in enumerate(super().batches(split, device, generator)):
             if count >= self._limit.batches:
                 return
             yield batch

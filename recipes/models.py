@@ -65,7 +65,7 @@ def _fetched(checkpoint: Checkpoint, runs: Path, tracking: str | None) -> Path:
     folder = runs / "teachers" / f"{checkpoint.name}-{number}"
     if _NUMBERED.fullmatch(model) and folder.is_dir():
         return folder
-    from reports.store import fetch
+    from reports.registry import fetch
 
     return fetch(model, uri, folder)
 

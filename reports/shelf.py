@@ -1,8 +1,7 @@
-"""Reading finished runs back from an MLflow store. Beside `reports.store` the one file that imports mlflow."""
+"""Reading finished runs back from an MLflow store (who imports mlflow: `reports.store`, `registry`, and this file)."""
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from reports.patience import hush, patience
 
 _AT_ONCE = 16  # artifacts on their way
 _TEST = re.compile(r"score/(.+)_test")
@@ -59,12 +60,9 @@ class Shelf:
         self.uri, self._patience = uri, patience
         self.lost: list[str] = []
         with self._calls():
-            import logging
-
             from mlflow.tracking import MlflowClient
 
-            for noisy in ("mlflow", "alembic"):
-                logging.getLogger(noisy).setLevel(logging.CRITICAL)
+            hush()
             self._client: Any = MlflowClient(tracking_uri=uri)
 
     def experiments(self) -> list[str]:
@@ -144,18 +142,10 @@ class Shelf:
     @contextmanager
     def _calls(self) -> Iterator[None]:
         """Short patience for the time of our calls only, and one kind of error for whatever goes wrong in them."""
-        ours = {
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(self._patience))),
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        added = {name: value for name, value in ours.items() if name not in os.environ}
-        os.environ.update(added)
         began = time.monotonic()
         try:
-            yield
+            with patience(self._patience, retries=0):
+                yield
         except (KeyError, OSError, ImportError):
             raise
         except Exception as problem:
@@ -164,9 +154,6 @@ class Shelf:
                 f"the tracking store {self.uri} cannot be read (tried for {time.monotonic() - began:.0f} s): "
                 f"{said[0][:300]}. Is it running, and is this its address?"
             ) from problem
-        finally:
-            for name in added:
-                os.environ.pop(name, None)
 
 
 def _folder(uri: str) -> Path | None:

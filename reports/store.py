@@ -1,23 +1,19 @@
-"""What an MLflow store was told of a mirror's events, and how. Only this file and `reports.shelf` import mlflow."""
+"""What an MLflow store was told of a mirror's events, and how (`registry` and `shelf` import mlflow, too)."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
-import logging
-import math
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from reports import served
 from reports.mirror import Event, Mirror, Told
+from reports.patience import hush, patience
+from reports.registry import servable
 
 ABOUT = """\
 Networks made small by decoct. One run is one recipe with one seed: a teacher goes
@@ -88,7 +84,7 @@ class Store:
     @contextmanager
     def calls(self) -> Iterator[None]:
         """A connection with short patience."""
-        with _patience(self._timeout):
+        with patience(self._timeout):
             if self._client is None:
                 with self._first():
                     self._connect()
@@ -113,7 +109,7 @@ class Store:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        _hush()
+        hush()
         artifacts = None
         if self.uri.startswith("sqlite:///"):
             database = Path(self.uri.removeprefix("sqlite:///")).resolve()
@@ -309,7 +305,7 @@ class Store:
         )
         model = made.model_id
         with tempfile.TemporaryDirectory(prefix="decoct-model-") as folder:
-            _servable(Path(folder) / "model", Path(event["path"]), signature, run, model)
+            servable(Path(folder) / "model", Path(event["path"]), signature, run, model)
             self._client.log_model_artifacts(model, str(Path(folder) / "model"))
         self._client.finalize_logged_model(model, "READY")
         points = [
@@ -324,129 +320,3 @@ class Store:
             name, made.artifact_location, run, tags=tags, description=event["note"], model_id=model
         )
         self.told.versions[name] = str(version.version)
-
-
-def fetch(model: str, uri: str, folder: Path, *, timeout: float = 10.0) -> Path:
-    """Download a model of an MLflow store into `folder`, which is replaced; where its files lie.
-
-    model    models:/name/version, models:/name@alias, models:/model-id or runs:/run-id/path
-    uri      of the store
-    timeout  seconds the store has for one answer; one retry
-
-    Raises ValueError where the store has no such model (with the nearest names) or does not answer.
-    """
-    half = folder.with_name(f".{folder.name}.fetched")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
-    try:
-        with _patience(timeout):
-            from mlflow import artifacts
-            from mlflow.tracking import MlflowClient
-
-            _hush()
-            place = _place(MlflowClient(uri, uri), model)
-            found = Path(
-                artifacts.download_artifacts(place, dst_path=str(half), tracking_uri=uri, registry_uri=uri)
-            )
-            inside = found.resolve().relative_to(half.resolve())
-    except Exception as problem:  # whatever a client of many stores raises
-        shutil.rmtree(half, ignore_errors=True)
-        line = next(iter(str(problem).strip().splitlines()), type(problem).__name__)[:300]
-        raise ValueError(
-            f"{model} cannot be had from the MLflow store at {uri}: {line}{_near(model, uri)}"
-        ) from problem
-    shutil.rmtree(folder, ignore_errors=True)
-    half.replace(folder)
-    return folder / inside
-
-
-def _place(client: Any, model: str) -> str:
-    """Where a model's files lie. Asked of this store: mlflow itself would ask the one that the process has set."""
-    if not model.startswith("models:/"):
-        return model
-    name, _, version = model.removeprefix("models:/").partition("/")
-    name, _, alias = name.partition("@")
-    place: str
-    if alias:
-        version = client.get_model_version_by_alias(name, alias).version
-    elif version and not version.isdigit():
-        raise ValueError(f"{version!r} is no version: give models:/{name}/1, or models:/{name}@alias")
-    if not version:
-        place = client.get_logged_model(name).artifact_location
-    else:
-        place = client.get_model_version_download_uri(name, version)
-    return place
-
-
-def _near(model: str, uri: str) -> str:
-    """Registered models called nearly so."""
-    name = model.removeprefix("models:/").partition("/")[0].partition("@")[0]
-    if not model.startswith("models:/"):
-        return ""
-    try:
-        with _patience(3.0):
-            from mlflow.tracking import MlflowClient
-
-            names = [one.name for one in MlflowClient(uri, uri).search_registered_models()]
-    except Exception:  # it did not answer, which is said already
-        return ""
-    if name in names:
-        return ""
-    near = get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(names) or 'no registered model'}"
-
-
-def _servable(path: Path, student: Path, signature: Any, run: str, model: str) -> None:
-    """Write a compact student as a model that mlflow serves: python code, tensors, no pickle."""
-    import mlflow.pyfunc
-    import numpy as np
-    import torch
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    wanted, given = served.inputs(signature), served.example(signature)
-    single = len(wanted) == 1
-    specs = [TensorSpec(np.dtype(kind), shape, None if single else name) for name, kind, shape in wanted]
-    outputs = [TensorSpec(np.dtype("float32"), (-1, len(signature["labels"]) or -1))]
-    about = Model(run_id=run, model_id=model)
-    about.add_flavor("decoct", form="safetensors", data="data/compact")
-    with tempfile.TemporaryDirectory(prefix="decoct-code-") as code:
-        module = Path(code) / "decoct_student.py"
-        shutil.copyfile(served.__file__, module)
-        mlflow.pyfunc.save_model(
-            path,
-            loader_module=module.stem,
-            code_paths=[str(module)],
-            data_path=str(student),
-            mlflow_model=about,
-            signature=ModelSignature(Schema(specs), Schema(outputs)),
-            input_example=next(iter(given.values())) if single else given,
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
-            metadata={name: signature[name] for name in ("labels", "mean", "std", "kind")},
-        )
-
-
-def _hush() -> None:
-    # They tell at length how a new database is made, and what goes wrong comes as an exception besides.
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def _patience(timeout: float) -> Iterator[None]:
-    """Short patience with a store. The variables are set for the time of our calls only."""
-    ours = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout)),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    added = {name: value for name, value in ours.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)

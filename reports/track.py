@@ -1,6 +1,6 @@
 """What a run leaves behind: a Record after every stage, and a tracker that is told as it goes.
 
-mlflow is imported in `reports.store` alone, and only once an `MLflow` tracker has something to say.
+mlflow is imported below `reports.store` alone, and only once an `MLflow` tracker has something to say.
 """
 
 from __future__ import annotations

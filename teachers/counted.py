@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from teachers.task import Batch, Split, Splits
+from teachers.task import Batch, HandedOn, Split, Splits
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Handed:
     of: int
 
 
-class Counted(Splits):
+class Counted(HandedOn):
     """Hands batches on, counts them, and takes their targets off where the reader may not see labels.
 
     Nobody has to say what he read: there is no other way to the data than through here. Samples are told apart by
@@ -37,23 +37,16 @@ class Counted(Splits):
     """
 
     def __init__(self, splits: Splits, labels: bool = True) -> None:
-        self._splits, self.labels, self.notes = splits, labels, splits.notes
+        super().__init__(splits)
+        self.labels = labels
         self._samples: dict[str, int] = {}
         self._seen: dict[str, Tensor | None] = {}
-
-    def samples(self, split: Split) -> int:
-        """How many samples the split holds."""
-        return self._splits.samples(split)
-
-    def steps(self, split: Split) -> int:
-        """How many batches one pass takes."""
-        return self._splits.steps(split)
 
     def batches(
         self, split: Split, device: torch.device, generator: torch.Generator | None = None
     ) -> Iterator[Batch]:
         """One pass, as `Splits.batches` says; a batch is counted when it is asked for."""
-        for batch in self._splits.batches(split, device, generator):
+        for batch in super().batches(split, device, generator):
             self._count(split.value, batch)
             yield batch if self.labels else batch.unlabeled()
 

@@ -97,6 +97,27 @@ class Splits(ABC):
         """
 
 
+class HandedOn(Splits):
+    """Another's splits as they are; a subclass changes what it overrides."""
+
+    def __init__(self, splits: Splits) -> None:
+        self._splits, self.notes = splits, splits.notes
+
+    def samples(self, split: Split) -> int:
+        """How many samples the split holds."""
+        return self._splits.samples(split)
+
+    def steps(self, split: Split) -> int:
+        """How many batches one pass takes."""
+        return self._splits.steps(split)
+
+    def batches(
+        self, split: Split, device: torch.device, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """One pass, as `Splits.batches` says."""
+        return self._splits.batches(split, device, generator)
+
+
 class Task(ABC):
     """Data and judgement. Subclasses are specs (`teachers.spec`): cheap, comparable, without data inside."""
 

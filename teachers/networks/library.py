@@ -34,7 +34,21 @@ def _own_weights(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 @spec
-class Torchvision(Network):
+class _ByName(Network):
+    """What networks of a library share: a name, outputs, and more for the call that builds them."""
+
+    name: str
+    """as the library has it"""
+    classes: Annotated[int, Field(ge=1)] = 1000
+    """outputs"""
+    arguments: dict[str, JsonValue] = field(default_factory=dict)
+    """more for the library's builder, by keyword"""
+
+    _checked = field_validator("arguments")(_own_weights)
+
+
+@spec
+class Torchvision(_ByName):
     """A classifier of torchvision.models by name, never with downloaded weights.
 
     Torchvision(name="resnet50", classes=10)
@@ -44,12 +58,6 @@ class Torchvision(Network):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     """as torchvision.models.list_models() has it"""
-    classes: Annotated[int, Field(ge=1)] = 1000
-    """outputs"""
-    arguments: dict[str, JsonValue] = field(default_factory=dict)
-    """more for the model's builder, by keyword"""
-
-    _checked = field_validator("arguments")(_own_weights)
 
     @property
     def package(self) -> str:
@@ -71,7 +79,7 @@ class Torchvision(Network):
 
 
 @spec
-class Timm(Network):
+class Timm(_ByName):
     """A classifier of timm by name, never with downloaded weights; timm has to be installed (`decoct[timm]`).
 
     Timm(name="mobilenetv3_small_050", classes=10)
@@ -79,14 +87,8 @@ class Timm(Network):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*(\.[a-z0-9_]+)?$")]
     """as timm.list_models() has it; a tag behind a dot is taken, and says nothing without weights"""
-    classes: Annotated[int, Field(ge=1)] = 1000
-    """outputs"""
     channels: Annotated[int, Field(ge=1)] = 3
     """of the input image"""
-    arguments: dict[str, JsonValue] = field(default_factory=dict)
-    """more for timm.create_model, by keyword, such as img_size"""
-
-    _checked = field_validator("arguments")(_own_weights)
 
     @property
     def package(self) -> str:

@@ -15,7 +15,7 @@ from compress.gal import Search
 from compress.session import Diverged, Limit, Sees, Session
 from students.surgery import Anatomy, SoftMasks
 from teachers.networks import ResNet
-from teachers.task import Batch, Split, Splits
+from teachers.task import Batch, HandedOn, Split
 from teachers.tasks import Toy
 from teachers.teacher import Teacher
 
@@ -192,23 +192,14 @@ def test_the_plan_names_what_may_go_and_what_is_locked(residual: Teacher, task: 
 # -- what it may see, what it leaves -----------------------------------------------------------------------
 
 
-class Unlabelled(Splits):
+class Unlabelled(HandedOn):
     """Inputs without a truth, from a task that counts what it is asked."""
-
-    def __init__(self, splits: Splits) -> None:
-        self._splits = splits
-
-    def samples(self, split: Split) -> int:
-        return self._splits.samples(split)
-
-    def steps(self, split: Split) -> int:
-        return self._splits.steps(split)
 
     def batches(
         self, split: Split, device: torch.device, generator: torch.Generator | None = None
     ) -> Iterator[Batch]:
         assert split is Split.TRAIN
-        for batch in self._splits.batches(split, device, generator):
+        for batch in super().batches(split, device, generator):
             yield Batch(batch.inputs)
 
 

@@ -9,24 +9,15 @@ from torch import Tensor, nn
 
 from teachers.signature import Signature
 from teachers.spec import spec
-from teachers.task import Batch, Split, Splits
+from teachers.task import Batch, HandedOn, Split, Splits
 from teachers.tasks import Toy
 
 
-class _Masked(Splits):
-    def __init__(self, splits: Splits) -> None:
-        self._splits = splits
-
-    def samples(self, split: Split) -> int:
-        return self._splits.samples(split)
-
-    def steps(self, split: Split) -> int:
-        return self._splits.steps(split)
-
+class _Masked(HandedOn):
     def batches(
         self, split: Split, device: torch.device, generator: torch.Generator | None = None
     ) -> Iterator[Batch]:
-        for batch in self._splits.batches(split, device, generator):
+        for batch in super().batches(split, device, generator):
             (images,) = batch.inputs
             mask = torch.ones((len(images), *images.shape[2:]), dtype=torch.bool, device=device)
             mask[:, :, -2:] = False

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from compress import Finetune, Prune
 from recipes import pointer
-from recipes.__main__ import _parser, find_page
+from recipes.__main__ import find_page
 from recipes.goals import Bound, bounds, mean, objectives, of_page
 from recipes.page import read as page
 from recipes.recipe import Recipe
 from recipes.space import Choice, Range, Space, merged, read, space
+from recipes.words import parser
 from teachers.networks import DigitsCNN
 from teachers.tasks import Toy
 from teachers.teacher import Checkpoint
@@ -256,7 +257,7 @@ def test_the_command_in_the_readme() -> None:
     """Its page, paths, ranges and goals are what they seem."""
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^    decoct (sweep digits .*\\\n.*)$", text, re.MULTILINE)
-    options = _parser().parse_args(shlex.split(command.replace("\\\n", " ")))
+    options = parser().parse_args(shlex.split(command.replace("\\\n", " ")))
     digits = page(find_page(options.page))
     made = space(digits, merged({}, options.over))
     assert [str(each) for each in made] == [
